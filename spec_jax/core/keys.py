@@ -1,0 +1,31 @@
+"""The RNG contract: `fold_in(fold_in(fold_in(seed, row), position), role)`.
+
+What a row draws depends on its seed, its number, the position in its text and
+the use of the draw: not on its batch mates, on padding, on the executor or on
+the number of devices. Keys are therefore never split and never advanced.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from spec_jax.core import types
+
+
+def row_keys(seed: int, num_rows: int, first_row: int = 0) -> jax.Array:
+  """One key per row, `key[B]`; rows are numbered from `first_row`."""
+  rows = jnp.arange(first_row, first_row + num_rows)
+  return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), rows)
+
+
+def at(row_key: jax.Array, position, role: types.Role,
+       index=None) -> jax.Array:
+  """The key of one draw of one row.
+
+  Args:
+    row_key: a scalar key.
+    position: position in the text of the token that is drawn.
+    role: what the draw is for.
+    index: tells draws of one position apart (nodes of a tree); optional.
+  """
+  key = jax.random.fold_in(jax.random.fold_in(row_key, position), int(role))
+  return key if index is None else jax.random.fold_in(key, index)

@@ -1,0 +1,144 @@
+"""From logits to the law that is sampled: one function for p and q alike."""
+
+import dataclasses
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How logits become a law. Static: a new value is a new compilation.
+
+  The steps run in this order: repetition penalty, temperature, top-k, top-p,
+  min-p (each keeps at least the most likely token), normalisation.
+
+  Attributes:
+    temperature: 0 means greedy: all mass on the first most likely token.
+    top_k: keep the k most likely tokens; 0 = all. Ties of the k-th are kept.
+    top_p: keep the smallest set of most likely tokens with at least this mass
+      (Holtzman et al. 2020, Sec. 3.1); 1 = all.
+    min_p: drop tokens less likely than this fraction of the most likely one
+      (Nguyen et al. 2024, Sec. 3); 0 = none.
+    repetition_penalty: divides positive and multiplies negative logits of
+      tokens that occurred in the text (Keskar et al. 2019, Sec. 4.1); 1 = none.
+  """
+
+  temperature: float = 1.0
+  top_k: int = 0
+  top_p: float = 1.0
+  min_p: float = 0.0
+  repetition_penalty: float = 1.0
+
+  def __post_init__(self):
+    _require("temperature", self.temperature, self.temperature >= 0, ">= 0")
+    _require("top_k", self.top_k, self.top_k >= 0, ">= 0 (0 keeps all)")
+    _require("top_p", self.top_p, 0 < self.top_p <= 1, "in (0, 1]")
+    _require("min_p", self.min_p, 0 <= self.min_p < 1, "in [0, 1)")
+    _require("repetition_penalty", self.repetition_penalty,
+             self.repetition_penalty > 0, "> 0")
+
+  @property
+  def is_greedy(self) -> bool:
+    return self.temperature == 0
+
+  @property
+  def needs_seen(self) -> bool:
+    """Whether the law depends on which tokens occurred before."""
+    return self.repetition_penalty != 1.0
+
+  def probs(self, logits: jax.Array, seen: jax.Array | None = None
+            ) -> jax.Array:
+    """The law itself.
+
+    Args:
+      logits: `f[..., V]`.
+      seen: `bool[..., V]`, tokens that occur in the text so far; needed only
+        with a repetition penalty.
+
+    Returns:
+      `f[..., V]`, at least float32, rows sum to 1.
+    """
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    if self.needs_seen:
+      logits = _penalise(logits, seen, self.repetition_penalty)
+    if self.is_greedy:
+      return jax.nn.one_hot(
+          jnp.argmax(logits, -1), logits.shape[-1], dtype=logits.dtype)
+    return jax.nn.softmax(self.truncate(logits / self.temperature), axis=-1)
+
+  def truncate(self, logits: jax.Array) -> jax.Array:
+    """Sets the logits outside top-k, top-p and min-p to -inf."""
+    if 0 < self.top_k < logits.shape[-1]:
+      kth = jax.lax.top_k(logits, self.top_k)[0][..., -1:]
+      logits = jnp.where(logits >= kth, logits, -jnp.inf)
+    if self.top_p < 1:
+      logits = jnp.where(_in_nucleus(logits, self.top_p), logits, -jnp.inf)
+    if self.min_p > 0:
+      floor = logits.max(-1, keepdims=True) + math.log(self.min_p)
+      logits = jnp.where(logits >= floor, logits, -jnp.inf)
+    return logits
+
+
+def _require(name, value, holds, expected):
+  if not isinstance(value, (int, float)) or isinstance(value, bool):
+    raise ValueError(f"{name}={value!r}, a number was expected.")
+  if math.isnan(value) or math.isinf(value) or not holds:
+    raise ValueError(f"{name}={value!r}, expected {expected}.")
+
+
+def _penalise(logits, seen, penalty):
+  chex.assert_equal_shape([logits, seen])
+  penalised = jnp.where(logits > 0, logits / penalty, logits * penalty)
+  return jnp.where(seen, penalised, logits)
+
+
+def _in_nucleus(logits, top_p):
+  order = jnp.argsort(-logits, axis=-1, stable=True)
+  ranked = jax.nn.softmax(jnp.take_along_axis(logits, order, -1), axis=-1)
+  # A token is in when the mass strictly before it is below top_p; the first
+  # is always in, also when its own mass exceeds top_p.
+  is_in = jnp.cumsum(ranked, -1) - ranked < top_p
+  ranks = jnp.argsort(order, axis=-1)
+  return jnp.take_along_axis(is_in, ranks, -1)
+
+
+def gumbel_argmax(key: jax.Array, probs: jax.Array) -> jax.Array:
+  """One draw from a law `f[V]` as argmax of log-probability plus Gumbel noise.
+
+  The one sampler of the code base: what a rule emits and what plain
+  autoregressive decoding emits come from here, from the same key, so the two
+  agree token for token wherever the two laws agree. The key is consumed.
+  """
+  noise = jax.random.gumbel(key, probs.shape, probs.dtype)
+  return jnp.argmax(jnp.log(probs) + noise, axis=-1).astype(jnp.int32)
+
+
+def gumbel_top_k(key: jax.Array, probs: jax.Array, k: int
+                 ) -> tuple[jax.Array, jax.Array]:
+  """Successive draws without replacement from `f[V]`, in the order drawn.
+
+  Gumbel-top-k (Kool et al. 2019, Sec. 2.3). The key is consumed.
+
+  Returns:
+    `i32[k]` tokens and `bool[k]`, False where the support was exhausted.
+  """
+  noise = jax.random.gumbel(key, probs.shape, probs.dtype)
+  scores, tokens = jax.lax.top_k(jnp.log(probs) + noise, k)
+  return tokens.astype(jnp.int32), scores > -jnp.inf
+
+
+def seen_tokens(tokens: jax.Array, length: jax.Array, vocab_size: int
+                ) -> jax.Array:
+  """`bool[B, V]`: which tokens occur in the first `length` of `i32[B, L]`."""
+  batch, capacity = tokens.shape
+  is_text = jnp.arange(capacity)[None] < length[:, None]
+  slots = jnp.where(is_text, tokens, vocab_size)
+  rows = jnp.arange(batch)[:, None]
+  return jnp.zeros((batch, vocab_size), bool).at[rows, slots].set(
+      True, mode="drop")
+
+
+GREEDY = Sampling(temperature=0.0)

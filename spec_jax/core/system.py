@@ -1,0 +1,176 @@
+"""A system: parts that fit together. One pure step is all of decoding."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from spec_jax.core import sampling as sampling_lib
+from spec_jax.core import tree as tree_lib
+from spec_jax.core import types
+
+
+class IncompatibleParts(ValueError):
+  """Two parts that cannot work together; the message names both sides."""
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+  """A published method as a composition. Static under jit; hashed by value.
+
+  Attributes:
+    name: as registered.
+    target: a `protocols.TargetModel`.
+    drafter: a `protocols.Drafter`.
+    verifier: a `protocols.Verifier`.
+    make_cache: `(model, batch, capacity) -> cache`.
+    walk: `(verifier, sampling, tree, logits, ctx) -> Verdict`, how the rule
+      is carried through a tree.
+    sampling: logits to law, for target and draft alike.
+    end_of_text: token id that ends a row, or None.
+  """
+
+  name: str
+  target: Any
+  drafter: Any
+  verifier: Any
+  make_cache: Any
+  walk: Any
+  sampling: sampling_lib.Sampling = sampling_lib.Sampling()
+  end_of_text: int | None = None
+
+  def __post_init__(self):
+    check_compatible(self)
+
+  def with_sampling(self, sampling: sampling_lib.Sampling) -> "System":
+    return dataclasses.replace(self, sampling=sampling)
+
+
+def check_compatible(system: System) -> None:
+  """Raises `IncompatibleParts` if the parts cannot work together."""
+  needs, rule = system.drafter.needs, system.verifier
+  foreign = [draw for draw in needs.draws if draw not in rule.draws]
+  if foreign:
+    raise IncompatibleParts(
+        f"drafter {system.drafter!r} draws children {foreign[0]!r}, rule"
+        f" {rule!r} is valid for {rule.draws} only.")
+  drafts = getattr(system.drafter, "max_children", 1)
+  if rule.max_drafts is not None and drafts > rule.max_drafts:
+    raise IncompatibleParts(
+        f"drafter {system.drafter!r} gives up to {drafts} drafts per node,"
+        f" rule {rule!r} takes at most {rule.max_drafts}.")
+  model = getattr(system.drafter, "model", None)
+  if model is not None and model.vocab_size != system.target.vocab_size:
+    raise IncompatibleParts(
+        f"the draft model has a vocabulary of {model.vocab_size} tokens, the"
+        f" target one of {system.target.vocab_size}; the first id known to"
+        f" only one of them is {min(model.vocab_size, system.target.vocab_size)}.")
+
+
+def context(params: types.Params, state: types.DecodeState) -> types.Context:
+  return types.Context(state.tokens, state.length, state.keys, params.target,
+                       state.cache)
+
+
+def propose(system: System, params: types.Params, state: types.DecodeState
+            ) -> tuple[types.DraftTree, Any]:
+  """The drafter's half of a round."""
+  return system.drafter.propose(
+      params.drafter, state.drafter, context(params, state), system.sampling)
+
+
+def verify(system: System, params: types.Params, state: types.DecodeState,
+           tree: types.DraftTree, drafter: Any
+           ) -> tuple[types.DecodeState, types.StepInfo]:
+  """The target's half of a round: forward, verify, stop, commit, update."""
+  mask = tree_lib.ancestor_mask(tree.parents, tree.valid)
+  out = system.target.forward(
+      params.target, tree.tokens, tree_lib.positions(tree, state.length),
+      mask, state.cache, taps=system.drafter.needs.taps)
+  verdict = system.walk(
+      system.verifier, system.sampling, tree, out.logits,
+      context(params, state))
+  verdict, status, emitted = stop(system, state, tree, out, verdict)
+  tokens, length = append(state, emitted, verdict.count)
+  outcome = types.Outcome(verdict, tree, out, tokens, length)
+  new_state = state.replace(
+      tokens=tokens, length=length, status=status,
+      cache=state.cache.commit(out.fresh, verdict.path, verdict.count),
+      drafter=system.drafter.update(params.drafter, drafter, outcome))
+  return new_state, info(state, tree, verdict)
+
+
+def step(system: System, params: types.Params, state: types.DecodeState
+         ) -> tuple[types.DecodeState, types.StepInfo]:
+  """One round of speculative decoding. Pure; rows that stopped stay as is."""
+  tree, drafter = propose(system, params, state)
+  return verify(system, params, state, tree, drafter)
+
+
+def stop(system: System, state: types.DecodeState, tree: types.DraftTree,
+         out: types.ModelOut, verdict: types.Verdict
+         ) -> tuple[types.Verdict, jax.Array, jax.Array]:
+  """Applies end of text, budget and failure to a verdict; the one place.
+
+  Returns:
+    The verdict cut to what may be emitted, `i32[B]` status and `i32[B, P]`
+    emitted tokens (the first `count` of a row are real).
+  """
+  slots = jnp.arange(verdict.path.shape[1])[None]
+  on_path = jnp.take_along_axis(tree.tokens, verdict.path, axis=1)
+  # Emitted are the accepted drafts (the path without the root), then the rest.
+  shifted = jnp.pad(on_path[:, 1:], ((0, 0), (0, 1)))
+  emitted = jnp.where(slots == verdict.count[:, None] - 1,
+                      verdict.next_token[:, None], shifted)
+  count = jnp.minimum(verdict.count, state.limit - state.length)
+  ended = jnp.zeros(state.status.shape, bool)
+  if system.end_of_text is not None:
+    is_end = (emitted == system.end_of_text) & (slots < count[:, None])
+    ended = is_end.any(-1)
+    count = jnp.where(ended, jnp.argmax(is_end, -1) + 1, count)
+  # A row's logits are read along its path only; padding may hold anything.
+  is_bad = jnp.isnan(out.logits).any(-1) & tree.valid
+  failed = jnp.take_along_axis(is_bad, verdict.path, axis=1).any(-1)
+  count = jnp.where(state.is_running & ~failed, count, 0)
+  spent = state.length + count >= state.limit
+  status = jnp.select(
+      [~state.is_running, failed, ended, spent],
+      [state.status, jnp.full_like(state.status, types.Status.NAN_LOGITS),
+       jnp.full_like(state.status, types.Status.END_OF_TEXT),
+       jnp.full_like(state.status, types.Status.BUDGET)], state.status)
+  last = jnp.take_along_axis(emitted, jnp.maximum(count - 1, 0)[:, None], 1)
+  cut = types.Verdict(verdict.path, count.astype(jnp.int32), last[:, 0])
+  return cut, status, emitted
+
+
+def append(state: types.DecodeState, emitted: jax.Array, count: jax.Array
+           ) -> tuple[jax.Array, jax.Array]:
+  """Writes the first `count` emitted tokens of each row behind its text."""
+  slots = jnp.arange(emitted.shape[1])[None]
+  capacity = state.tokens.shape[1]
+  where = jnp.where(slots < count[:, None],
+                    state.length[:, None] + slots, capacity)
+  rows = jnp.arange(emitted.shape[0])[:, None]
+  tokens = state.tokens.at[rows, where].set(emitted, mode="drop")
+  return tokens, state.length + count
+
+
+def info(state: types.DecodeState, tree: types.DraftTree,
+         verdict: types.Verdict) -> types.StepInfo:
+  """Counts of a round, by depth 1..D."""
+  depth = tree_lib.depths(tree.parents)[:, :, None]
+  levels = jnp.arange(1, tree.depth + 1)[None, None]
+  nodes = jnp.arange(tree.num_nodes)[None, None]
+  active = state.is_running.astype(jnp.int32)
+  drafted = ((depth == levels) & tree.valid[:, :, None]).sum(1)
+  accepted = levels[0] < verdict.count[:, None]
+  is_slot = jnp.arange(verdict.path.shape[1])[None] < verdict.count[:, None]
+  visited = ((nodes == verdict.path[:, :, None]) & is_slot[:, :, None]).any(1)
+  is_child = tree.parents[:, None, :] == nodes.swapaxes(1, 2)
+  has_child = (is_child & tree.valid[:, None, :]).any(-1)
+  reached = ((depth + 1 == levels) & (visited & has_child)[:, :, None]).any(1)
+  return types.StepInfo(
+      active=active, drafted=drafted * active[:, None],
+      reached=reached.astype(jnp.int32), accepted=accepted.astype(jnp.int32),
+      emitted=verdict.count)

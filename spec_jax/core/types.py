@@ -1,0 +1,215 @@
+"""The values that flow between the parts of a speculative decoder.
+
+Axes, everywhere in the code base: B rows, N tree nodes, T fresh tokens, S cache
+slots, V vocabulary, D draft depth, P = D + 1 path slots, L token buffer, K
+key/value heads, C head size, E model width.
+"""
+
+import enum
+from typing import Any
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+
+class Status(enum.IntEnum):
+  """Why a row stopped (or that it has not)."""
+
+  RUNNING = 0
+  END_OF_TEXT = 1
+  BUDGET = 2
+  NAN_LOGITS = 3
+
+
+class Role(enum.IntEnum):
+  """What a random number is for; the last part of the RNG contract."""
+
+  EMIT = 0  # the one draw that decides the emitted token
+  DRAFT = 1  # everything a drafter draws
+
+
+# How the children of a node were drawn. "coupled": with the emitting draw's own
+# noise, so only a rule whose law ignores the drafts may verify them.
+DRAWS = ("iid", "without_replacement", "top_k", "deterministic", "coupled")
+
+
+@struct.dataclass
+class FreshKV:
+  """Keys and values of tokens that are not (yet) committed.
+
+  Attributes:
+    k: per layer `[B, K, T, C]`.
+    v: per layer `[B, K, T, C]`.
+    positions: `i32[B, T]`, positions in the text.
+  """
+
+  k: tuple[jax.Array, ...]
+  v: tuple[jax.Array, ...]
+  positions: jax.Array
+
+  @property
+  def num_tokens(self) -> int:
+    return self.positions.shape[1]
+
+
+@struct.dataclass
+class ModelOut:
+  """What one forward pass returns.
+
+  Attributes:
+    logits: `f32[B, T, V]`, or None when not asked for.
+    fresh: keys and values of the tokens passed in; nothing was written.
+    taps: features `[B, T, E]` by layer index or "final".
+  """
+
+  logits: jax.Array | None
+  fresh: FreshKV
+  taps: dict[Any, jax.Array]
+
+
+@struct.dataclass
+class DraftTree:
+  """Drafted continuations of the pending token, as a tree of static size.
+
+  Node 0 is the root: the last committed token, whose keys and values are not
+  yet in the cache. Siblings stand in the order in which they were drawn.
+
+  Attributes:
+    tokens: `i32[B, N]`.
+    parents: `i32[B, N]`; -1 for the root, else smaller than the node's index.
+    valid: `bool[B, N]`; False marks padding: never attended, never accepted.
+    q: `f32[B, N, V]`, row n is the law (after all warping) that drew the
+      children of node n; None where the children are not random.
+    draw: one of `DRAWS`.
+    depth: static bound on the depth of a node (axis D).
+    max_children: static bound on the children of a node.
+  """
+
+  tokens: jax.Array
+  parents: jax.Array
+  valid: jax.Array
+  q: jax.Array | None
+  draw: str = struct.field(pytree_node=False)
+  depth: int = struct.field(pytree_node=False)
+  max_children: int = struct.field(pytree_node=False)
+
+  @property
+  def num_nodes(self) -> int:
+    return self.tokens.shape[-1]
+
+
+@struct.dataclass
+class Verdict:
+  """Which nodes of a tree were accepted, and what was emitted after them.
+
+  Attributes:
+    path: `i32[B, P]` node indices from the root; slots at or beyond `count`
+      repeat the last accepted node.
+    count: `i32[B]`, nodes on the path, the root included; equally the number of
+      tokens emitted this round. 0 = the row emitted nothing.
+    next_token: `i32[B]`, the token after the last accepted node: a correction
+      or a bonus. It becomes the next root.
+  """
+
+  path: jax.Array
+  count: jax.Array
+  next_token: jax.Array
+
+
+@struct.dataclass
+class Context:
+  """The committed text, as a drafter may see it.
+
+  Attributes:
+    tokens: `i32[B, L]`.
+    length: `i32[B]`, committed tokens, the pending one included.
+    keys: `key[B]`, one per row; fold in a position and a role before use.
+    target_params: parameters of the target.
+    target_cache: the target's cache, read only.
+  """
+
+  tokens: jax.Array
+  length: jax.Array
+  keys: jax.Array
+  target_params: Any
+  target_cache: Any
+
+  @property
+  def root(self) -> jax.Array:
+    """The pending token `i32[B]`."""
+    return jnp.take_along_axis(self.tokens, self.length[:, None] - 1, 1)[:, 0]
+
+
+@struct.dataclass
+class Outcome:
+  """What a drafter learns after a round.
+
+  Attributes:
+    verdict: after end of text and budget were applied.
+    tree: the tree that was verified.
+    out: the target's forward over the tree.
+    tokens: `i32[B, L]`, the committed text after the round.
+    length: `i32[B]`, its length.
+  """
+
+  verdict: Verdict
+  tree: DraftTree
+  out: ModelOut
+  tokens: jax.Array
+  length: jax.Array
+
+
+@struct.dataclass
+class Params:
+  """Two pytrees, never merged."""
+
+  target: Any
+  drafter: Any = None
+
+
+@struct.dataclass
+class DecodeState:
+  """Everything one step needs of the steps before it.
+
+  Attributes:
+    keys: `key[B]`, row keys; never advanced (positions are folded in).
+    tokens: `i32[B, L]`, prompt and committed text; unused slots are 0.
+    length: `i32[B]`, committed tokens.
+    limit: `i32[B]`, the length at which the row's budget is spent.
+    status: `i32[B]`, a `Status`.
+    cache: the target's cache; holds `length - 1` tokens of each running row.
+    drafter: the drafter's own state.
+  """
+
+  keys: jax.Array
+  tokens: jax.Array
+  length: jax.Array
+  limit: jax.Array
+  status: jax.Array
+  cache: Any
+  drafter: Any
+
+  @property
+  def is_running(self) -> jax.Array:
+    return self.status == Status.RUNNING
+
+
+@struct.dataclass
+class StepInfo:
+  """Statistics of one round; returned, never carried by the step.
+
+  Attributes:
+    active: `i32[B]`, 1 where the row took part in the round.
+    drafted: `i32[B, D]`, valid nodes by depth 1..D.
+    reached: `i32[B, D]`, 1 where a node of that depth could have been accepted
+      (its parent was accepted and had a valid child).
+    accepted: `i32[B, D]`, 1 where the path reached that depth.
+    emitted: `i32[B]`, tokens emitted.
+  """
+
+  active: jax.Array
+  drafted: jax.Array
+  reached: jax.Array
+  accepted: jax.Array
+  emitted: jax.Array

@@ -1,0 +1,255 @@
+"""A separate draft model that grows a static tree, level by level.
+
+A chain is the tree whose levels all have one node.
+"""
+
+import dataclasses
+from typing import Any
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spec_jax.caches import dense
+from spec_jax.core import keys as keys_lib
+from spec_jax.core import protocols
+from spec_jax.core import sampling as sampling_lib
+from spec_jax.core import tree as tree_lib
+from spec_jax.core import types
+from spec_jax.models import prefill as prefill_lib
+
+_DRAWS = ("iid", "without_replacement", "top_k", "coupled")
+
+
+@struct.dataclass
+class DraftModelState:
+  """The draft model's memory.
+
+  Attributes:
+    cache: keys and values of committed text. It trails the text by the root,
+      and by one token more after a round that accepted a leaf: leaves are
+      never fed to the draft model in the round that draws them.
+    fresh: keys and values of this round's inner nodes, by node index.
+  """
+
+  cache: Any
+  fresh: types.FreshKV
+
+
+@dataclasses.dataclass(frozen=True)
+class DraftModel:
+  """Drafts with a smaller model of the same vocabulary.
+
+  Attributes:
+    model: a `protocols.TargetModel`.
+    branching: children per node, by depth; `(1, 1, 1)` is a chain of three.
+    draw: how children are drawn at temperature > 0: "iid",
+      "without_replacement", "top_k" (deterministic) or "coupled" (with the
+      noise of the emitting draw; chains only). At temperature 0 the children
+      are the most likely tokens.
+  """
+
+  model: Any
+  branching: tuple[int, ...] = (1, 1, 1, 1)
+  draw: str = "iid"
+
+  def __post_init__(self):
+    if not self.branching or min(self.branching) < 1:
+      raise ValueError(
+          f"branching={self.branching}, expected at least one level and at"
+          " least one child per node.")
+    if self.draw not in _DRAWS:
+      raise ValueError(f"draw={self.draw!r}, expected one of {_DRAWS}.")
+    if self.draw == "coupled" and self.max_children > 1:
+      raise ValueError(
+          "draw='coupled' gives every child of a node the same noise, so"
+          f" branching={self.branching} would repeat one token; expected"
+          " branching of ones.")
+    if self.max_children > self.model.vocab_size:
+      raise ValueError(
+          f"branching={self.branching} asks for more children than the"
+          f" vocabulary has tokens ({self.model.vocab_size}).")
+
+  @property
+  def needs(self) -> protocols.Needs:
+    return protocols.Needs(draws=(self.draw,))
+
+  @property
+  def depth(self) -> int:
+    return len(self.branching)
+
+  @property
+  def max_children(self) -> int:
+    return max(self.branching)
+
+  @property
+  def level_starts(self) -> tuple[int, ...]:
+    """Index of the first node of each level, and the number of nodes."""
+    sizes = np.cumprod((1,) + self.branching)
+    return tuple(int(n) for n in np.concatenate([[0], np.cumsum(sizes)]))
+
+  def init(self, params, batch, capacity):
+    return DraftModelState(
+        cache=dense.empty(self.model, batch, capacity),
+        fresh=self.model.empty_scratch(batch, self.level_starts[-2]))
+
+  def prefill(self, params, state, tokens, count):
+    return state.replace(cache=prefill_lib.absorb(
+        self.model, params, state.cache, tokens, count))
+
+  def propose(self, params, state, ctx, sampling):
+    """One forward per level; the first also feeds what the cache lacks."""
+    logits, state = self._feed_root(params, state, ctx)
+    grower = _Grower(self, ctx, sampling)
+    fresh = state.fresh
+    for level in range(self.depth):
+      grower.draw_level(level, logits)
+      if level + 1 < self.depth:
+        out = self._feed_level(params, state.cache, fresh, grower, level + 1,
+                               ctx.length)
+        logits, fresh = out.logits, _append(fresh, out.fresh)
+    return grower.tree(), state.replace(fresh=fresh)
+
+  def update(self, params, state, outcome):
+    """Commits the accepted inner nodes; an accepted leaf is fed next round."""
+    verdict = outcome.verdict
+    slots = jnp.arange(verdict.path.shape[1])[None]
+    is_inner = verdict.path < self.level_starts[-2]
+    known = ((slots < verdict.count[:, None]) & is_inner).sum(-1)
+    path = jnp.where(is_inner, verdict.path, 0)
+    return state.replace(
+        cache=state.cache.commit(state.fresh, path, known.astype(jnp.int32)))
+
+  def _feed_root(self, params, state, ctx):
+    """Feeds the last two tokens; the first only where the cache lacks it."""
+    slots = ctx.length[:, None] - 2 + jnp.arange(2)[None]
+    tokens = jnp.take_along_axis(ctx.tokens, jnp.maximum(slots, 0), axis=1)
+    is_lacking = slots >= state.cache.length[:, None]
+    causal = jnp.tril(jnp.ones((2, 2), bool))
+    out = self.model.forward(
+        params, tokens, jnp.maximum(slots, 0),
+        causal[None] & is_lacking[:, None, :], state.cache)
+    cache = state.cache.commit(
+        out.fresh, jnp.zeros_like(slots[:, :1]),
+        is_lacking[:, 0].astype(jnp.int32))
+    root = _slice(out.fresh, 1, 2)
+    return out.logits[:, 1:], state.replace(cache=cache, fresh=root)
+
+  def _feed_level(self, params, cache, fresh, grower, level, length):
+    tokens = grower.tokens[level]
+    positions = jnp.broadcast_to(
+        length[:, None] - 1 + level, tokens.shape)
+    return self.model.forward(
+        params, tokens, positions, grower.ancestors(level), cache, past=fresh)
+
+
+def _slice(fresh: types.FreshKV, start: int, stop: int) -> types.FreshKV:
+  cut = lambda a: a[:, :, start:stop]
+  return types.FreshKV(tuple(map(cut, fresh.k)), tuple(map(cut, fresh.v)),
+                       fresh.positions[:, start:stop])
+
+
+def _append(fresh: types.FreshKV, new: types.FreshKV) -> types.FreshKV:
+  join = lambda a, b: jnp.concatenate([a, b], axis=2)
+  return types.FreshKV(
+      tuple(map(join, fresh.k, new.k)), tuple(map(join, fresh.v, new.v)),
+      jnp.concatenate([fresh.positions, new.positions], axis=1))
+
+
+class _Grower:
+  """Collects the levels of one tree while it is traced."""
+
+  def __init__(self, drafter: DraftModel, ctx: types.Context,
+               sampling: sampling_lib.Sampling):
+    self._drafter, self._ctx, self._sampling = drafter, ctx, sampling
+    # At temperature 0 a law is a point mass, and its draws would all be equal.
+    self._draw = "top_k" if sampling.is_greedy else drafter.draw
+    self._parents = tree_lib.static_parents(drafter.branching)
+    self._laws = []
+    self._valid = [jnp.ones(ctx.root[:, None].shape, bool)]
+    self.tokens = [ctx.root[:, None]]
+    self._seen = None
+    if sampling.needs_seen:
+      self._seen = sampling_lib.seen_tokens(
+          ctx.tokens, ctx.length, drafter.model.vocab_size)[:, None]
+
+  def ancestors(self, level: int) -> jax.Array:
+    """`bool[B, W, F]`: which nodes up to its own level a node may see."""
+    start, stop = self._drafter.level_starts[level:level + 2]
+    pattern = np.eye(stop, dtype=bool)
+    for node in range(1, stop):
+      pattern[node] |= pattern[self._parents[node]]
+    valid = jnp.concatenate(self._valid, axis=1)
+    return jnp.asarray(pattern[start:stop])[None] & valid[:, None, :]
+
+  def draw_level(self, level: int, logits: jax.Array) -> None:
+    """Draws the children of all nodes of a level from `f32[B, W, V]`."""
+    width = self._drafter.branching[level]
+    first = self._drafter.level_starts[level]
+    p = self._sampling.probs(logits, self._seen)
+    nodes = jnp.arange(first, first + logits.shape[1])
+    draw = _DRAW_FNS[self._draw]
+    draw_row = jax.vmap(
+        lambda key, position, law, node: draw(key, position, law, node, width),
+        (None, None, 0, 0))
+    tokens, exists = jax.vmap(draw_row, (0, 0, 0, None))(
+        self._ctx.keys, self._ctx.length + level,
+        logits if self._draw == "top_k" else p, nodes)
+    flat = (tokens.shape[0], -1)
+    parent_valid = jnp.repeat(self._valid[-1], width, axis=1)
+    self.tokens.append(tokens.reshape(flat))
+    self._valid.append(exists.reshape(flat) & parent_valid)
+    self._laws.append(p)
+    if self._seen is not None:
+      seen = jnp.repeat(self._seen, width, axis=1)
+      self._seen = seen | jax.nn.one_hot(
+          self.tokens[-1], seen.shape[-1], dtype=bool)
+
+  def tree(self) -> types.DraftTree:
+    tokens = jnp.concatenate(self.tokens, axis=1)
+    batch, num_nodes = tokens.shape
+    q = None
+    if self._draw in ("iid", "without_replacement"):
+      num_leaves = num_nodes - self._drafter.level_starts[-2]
+      q = jnp.pad(jnp.concatenate(self._laws, axis=1),
+                  ((0, 0), (0, num_leaves), (0, 0)))
+    return types.DraftTree(
+        tokens=tokens,
+        parents=jnp.broadcast_to(jnp.asarray(self._parents)[None],
+                                 (batch, num_nodes)),
+        valid=jnp.concatenate(self._valid, axis=1), q=q, draw=self._draw,
+        depth=self._drafter.depth, max_children=self._drafter.max_children)
+
+
+def _draw_iid(key, position, law, node, width):
+  keys = jax.vmap(lambda i: keys_lib.at(
+      key, position, types.Role.DRAFT, node * width + i))(jnp.arange(width))
+  tokens = jax.vmap(sampling_lib.gumbel_argmax, (0, None))(keys, law)
+  return tokens, jnp.ones((width,), bool)
+
+
+def _draw_without_replacement(key, position, law, node, width):
+  key = keys_lib.at(key, position, types.Role.DRAFT, node)
+  return sampling_lib.gumbel_top_k(key, law, width)
+
+
+def _draw_top_k(key, position, logits, node, width):
+  del key, position, node
+  scores, tokens = jax.lax.top_k(logits, width)
+  return tokens.astype(jnp.int32), scores > -jnp.inf
+
+
+def _draw_coupled(key, position, law, node, width):
+  del node
+  key = keys_lib.at(key, position, types.Role.EMIT)
+  token = sampling_lib.gumbel_argmax(key, law)
+  return token[None], jnp.ones((width,), bool)
+
+
+_DRAW_FNS = {
+    "iid": _draw_iid,
+    "without_replacement": _draw_without_replacement,
+    "top_k": _draw_top_k,
+    "coupled": _draw_coupled,
+}

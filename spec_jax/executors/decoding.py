@@ -1,0 +1,135 @@
+"""Start, rounds and result of a decode: what every executor is made of."""
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from spec_jax.core import counts as counts_lib
+from spec_jax.core import system as system_lib
+from spec_jax.core import types
+from spec_jax.models import prefill as prefill_lib
+
+# Slots are handed out in multiples of this, so that prompts of similar length
+# share a compilation.
+_BUCKET = 64
+
+
+@struct.dataclass
+class Prompts:
+  """A ragged batch of prompts.
+
+  Attributes:
+    tokens: `i32[B, L0]`, right-padded.
+    length: `i32[B]`, at least 1.
+  """
+
+  tokens: jax.Array
+  length: jax.Array
+
+
+@struct.dataclass
+class Decoded:
+  """The result of a decode.
+
+  Attributes:
+    tokens: `i32[B, L]`, prompt and emitted text.
+    length: `i32[B]`.
+    prompt_length: `i32[B]`.
+    status: `i32[B]`, a `types.Status`.
+    counts: sums over rounds.
+  """
+
+  tokens: jax.Array
+  length: jax.Array
+  prompt_length: jax.Array
+  status: jax.Array
+  counts: counts_lib.Counts
+
+
+def capacity_for(prompts: Prompts, max_new_tokens: int) -> int:
+  """Cache slots for a batch, rounded up to a shared size."""
+  needed = prompts.tokens.shape[1] + max_new_tokens
+  return -(-needed // _BUCKET) * _BUCKET
+
+
+def start(system: system_lib.System, params: types.Params, prompts: Prompts,
+          keys: jax.Array, max_new_tokens, capacity: int, chunk: int = 128
+          ) -> types.DecodeState:
+  """Prefills all but each prompt's last token, which becomes the root.
+
+  Args:
+    system: static.
+    params: of target and drafter.
+    prompts: each at most `capacity` tokens with its new tokens.
+    keys: `key[B]`, see `core.keys`.
+    max_new_tokens: budget per row, an int or `i32[B]`.
+    capacity: cache slots, static.
+    chunk: prompt tokens per forward pass, static; bounds the memory of the
+      prefill.
+  """
+  batch, width = prompts.tokens.shape
+  chunk = min(chunk, width)
+  num_chunks = -(-width // chunk)
+  text = jnp.pad(prompts.tokens, ((0, 0), (0, num_chunks * chunk - width)))
+
+  def feed(i, carry):
+    cache, drafter = carry
+    tokens = jax.lax.dynamic_slice_in_dim(text, i * chunk, chunk, axis=1)
+    count = jnp.clip(prompts.length - 1 - i * chunk, 0, chunk)
+    cache = prefill_lib.absorb(
+        system.target, params.target, cache, tokens, count)
+    return cache, system.drafter.prefill(
+        params.drafter, drafter, tokens, count)
+
+  cache, drafter = jax.lax.fori_loop(0, num_chunks, feed, (
+      system.make_cache(system.target, batch, capacity),
+      system.drafter.init(params.drafter, batch, capacity)))
+  tokens = jnp.pad(prompts.tokens, ((0, 0), (0, capacity - width)))
+  is_text = jnp.arange(capacity)[None] < prompts.length[:, None]
+  limit = prompts.length + jnp.asarray(max_new_tokens, jnp.int32)
+  status = jnp.where(limit > prompts.length, types.Status.RUNNING,
+                     types.Status.BUDGET)
+  return types.DecodeState(
+      keys=keys, tokens=jnp.where(is_text, tokens, 0), length=prompts.length,
+      limit=limit, status=status.astype(jnp.int32), cache=cache,
+      drafter=drafter)
+
+
+def rounds(system: system_lib.System, params: types.Params,
+           state: types.DecodeState, counts: counts_lib.Counts,
+           max_rounds: int | None = None
+           ) -> tuple[types.DecodeState, counts_lib.Counts]:
+  """Steps until every row has stopped, or `max_rounds` (static) are done."""
+
+  def is_going(carry):
+    state, _, done = carry
+    going = state.is_running.any()
+    return going if max_rounds is None else going & (done < max_rounds)
+
+  def body(carry):
+    state, counts, done = carry
+    state, info = system_lib.step(system, params, state)
+    return state, counts_lib.add(counts, info), done + 1
+
+  state, counts, _ = jax.lax.while_loop(
+      is_going, body, (state, counts, jnp.zeros((), jnp.int32)))
+  return state, counts
+
+
+def zero_counts(system: system_lib.System, batch: int) -> counts_lib.Counts:
+  return counts_lib.zero(batch, system.drafter.depth)
+
+
+def finish(state: types.DecodeState, counts: counts_lib.Counts,
+           prompt_length: jax.Array) -> Decoded:
+  return Decoded(state.tokens, state.length, prompt_length, state.status,
+                 counts)
+
+
+def decode(system: system_lib.System, params: types.Params, prompts: Prompts,
+           keys: jax.Array, max_new_tokens, capacity: int) -> Decoded:
+  """A whole decode as one pure function; what pmap and shard_map map."""
+  state = start(system, params, prompts, keys, max_new_tokens, capacity)
+  counts = zero_counts(system, prompts.tokens.shape[0])
+  state, counts = rounds(system, params, state, counts)
+  return finish(state, counts, prompts.length)

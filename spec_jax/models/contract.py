@@ -1,0 +1,74 @@
+"""The border between model code and the rest: a model as a hashable value."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from spec_jax.core import types
+from spec_jax.models import config as config_lib
+from spec_jax.models import decoder
+
+
+@dataclasses.dataclass(frozen=True)
+class LinenModel:
+  """A causal language model: a linen module with its parameters outside.
+
+  Serves as a target and as a draft model alike. Implements
+  `spec_jax.core.protocols.TargetModel`.
+
+  Attributes:
+    module: maps `(tokens, positions, mask, ...)` to a `types.ModelOut`.
+  """
+
+  module: nn.Module
+
+  @property
+  def config(self) -> config_lib.DecoderConfig:
+    return self.module.config
+
+  @property
+  def dtype(self) -> jnp.dtype:
+    return self.module.dtype
+
+  @property
+  def vocab_size(self) -> int:
+    return self.config.vocab_size
+
+  def init(self, key: jax.Array) -> Any:
+    """Random parameters; the key is consumed."""
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    mask = jnp.ones((1, 1, 1), bool)
+    return self.module.init(key, tokens, tokens, mask)["params"]
+
+  def forward(self, params, tokens, positions, mask, cache=None, *, past=None,
+              embeds=None, taps=(), gates=None, with_logits=True
+              ) -> types.ModelOut:
+    """See `spec_jax.core.protocols.TargetModel.forward`."""
+    return self.module.apply(
+        {"params": params}, tokens, positions, mask, cache, past, embeds,
+        tuple(taps), gates, with_logits)
+
+  def score(self, params, tokens: jax.Array, **kwargs) -> types.ModelOut:
+    """Plain causal forward of whole sequences `i32[B, T]`, no cache."""
+    batch, length = tokens.shape
+    positions = jnp.broadcast_to(jnp.arange(length), (batch, length))
+    mask = jnp.broadcast_to(
+        jnp.tril(jnp.ones((length, length), bool)), (batch, length, length))
+    return self.forward(params, tokens, positions, mask, **kwargs)
+
+  def empty_scratch(self, batch: int, num_tokens: int) -> types.FreshKV:
+    """Zeroed room for the keys and values of in-flight tokens."""
+    c = self.config
+    shape = (batch, c.num_kv_heads, num_tokens, c.head_dim)
+    zeros = tuple(jnp.zeros(shape, self.dtype) for _ in range(c.num_layers))
+    positions = jnp.zeros((batch, num_tokens), jnp.int32)
+    return types.FreshKV(zeros, zeros, positions)
+
+
+def decoder_model(config: config_lib.DecoderConfig,
+                  dtype: jnp.dtype = jnp.float32) -> LinenModel:
+  """The decoder family as a model; `dtype` is the dtype of computation."""
+  return LinenModel(decoder.Decoder(config, jnp.dtype(dtype)))

@@ -1,0 +1,297 @@
+"""One flax.linen decoder family: Llama, Mistral, Qwen, Gemma, GPT-2, OPT.
+
+Layers are unrolled: under `lax.scan` each step would first copy the layer's
+weights out of the stack (on CPU that doubles the bytes moved per token).
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from spec_jax.core import types
+from spec_jax.models import attention
+from spec_jax.models import config as config_lib
+
+_ACTIVATIONS = {
+    "swiglu": jax.nn.silu,
+    "geglu": functools.partial(jax.nn.gelu, approximate=True),
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+}
+_GATED = ("swiglu", "geglu")
+
+
+class Norm(nn.Module):
+  """RMS norm (scale w or 1 + w) or LayerNorm, computed in float32."""
+
+  kind: str
+  eps: float
+
+  @nn.compact
+  def __call__(self, x):
+    width = x.shape[-1]
+    wide = x.astype(jnp.float32)
+    init = nn.initializers.zeros if self.kind == "rms_plus_one" else (
+        nn.initializers.ones)
+    scale = self.param("scale", init, (width,), jnp.float32)
+    if self.kind == "rms_plus_one":
+      scale = 1.0 + scale.astype(jnp.float32)
+    if self.kind == "layer":
+      wide = wide - wide.mean(-1, keepdims=True)
+    wide = wide * jax.lax.rsqrt((wide * wide).mean(-1, keepdims=True)
+                                + self.eps)
+    wide = wide * _like(scale, wide)
+    if self.kind == "layer":
+      bias = self.param("bias", nn.initializers.zeros, (width,), jnp.float32)
+      wide += _like(bias, wide)
+    return wide.astype(x.dtype)
+
+
+def _like(vector, x):
+  """`vector` with leading axes added, to the rank of `x`."""
+  return vector.reshape((1,) * (x.ndim - vector.ndim) + vector.shape)
+
+
+class Linear(nn.Module):
+  """`x @ kernel + bias`; the kernel keeps its structure `in + out` in shape.
+
+  One matrix product whatever the shape: fused projections cost one dispatch,
+  and the head axis stays visible to a sharding.
+  """
+
+  in_shape: tuple[int, ...]
+  out_shape: tuple[int, ...]
+  use_bias: bool
+  dtype: jnp.dtype
+  init_scale: float = 1.0
+
+  @nn.compact
+  def __call__(self, x):
+    num_in = len(self.in_shape)
+    init = nn.initializers.variance_scaling(
+        self.init_scale, "fan_in", "normal", in_axis=tuple(range(num_in)),
+        out_axis=tuple(range(num_in, num_in + len(self.out_shape))))
+    kernel = self.param(
+        "kernel", init, self.in_shape + self.out_shape, jnp.float32)
+    axes = tuple(range(x.ndim - num_in, x.ndim))
+    y = jax.lax.dot_general(
+        x, kernel.astype(self.dtype), ((axes, tuple(range(num_in))), ((), ())))
+    if self.use_bias:
+      bias = self.param(
+          "bias", nn.initializers.zeros, self.out_shape, jnp.float32)
+      y += _like(bias.astype(self.dtype), y)
+    return y
+
+
+class Attention(nn.Module):
+  """Grouped-query self-attention; returns its output and the fresh KV."""
+
+  config: config_lib.DecoderConfig
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x, angles, fresh_mask, prefix, past):
+    c = self.config
+    heads, groups, size = c.num_kv_heads, c.num_groups, c.head_dim
+    qkv = Linear((c.d_model,), (heads, groups + 2, size), c.qkv_bias,
+                 self.dtype, name="qkv")(x)
+    queries, keys, values = jnp.split(qkv, [groups, groups + 1], axis=3)
+    if c.qk_norm:
+      queries = Norm("rms", c.norm_eps, name="q_norm")(queries)
+      keys = Norm("rms", c.norm_eps, name="k_norm")(keys)
+    if angles is not None:
+      queries = attention.rotate(queries, angles)
+      keys = attention.rotate(keys, angles)
+    scale = size ** -0.5 if c.query_scale is None else c.query_scale
+    queries = (queries * scale).astype(self.dtype).swapaxes(1, 2)
+    # Heads before tokens: that is the layout in which the cache is read.
+    keys, values = (a[:, :, :, 0].swapaxes(1, 2) for a in (keys, values))
+    all_keys, all_values = keys, values
+    if past is not None:
+      all_keys = jnp.concatenate([past[0].astype(keys.dtype), keys], axis=2)
+      all_values = jnp.concatenate(
+          [past[1].astype(values.dtype), values], axis=2)
+    mixed = attention.two_segment_attention(
+        queries, all_keys, all_values, fresh_mask, prefix, c.attn_softcap)
+    out = Linear((heads, groups, size), (c.d_model,), c.out_bias, self.dtype,
+                 1.0 / c.num_layers, name="out")(mixed.swapaxes(1, 2))
+    return out, keys, values
+
+
+class FeedForward(nn.Module):
+  """Gated or plain feed-forward sub-layer."""
+
+  config: config_lib.DecoderConfig
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x):
+    c = self.config
+    act = _ACTIVATIONS[c.mlp]
+    ways = 2 if c.mlp in _GATED else 1
+    hidden = Linear((c.d_model,), (ways, c.d_ff), c.mlp_bias, self.dtype,
+                    name="up")(x)
+    hidden = act(hidden[..., 0, :]) * (hidden[..., 1, :] if ways == 2 else 1)
+    return Linear((c.d_ff,), (c.d_model,), c.mlp_bias, self.dtype,
+                  1.0 / c.num_layers, name="down")(hidden)
+
+
+class Block(nn.Module):
+  """Pre-norm attention and feed-forward, each with a run-time gate."""
+
+  config: config_lib.DecoderConfig
+  dtype: jnp.dtype
+
+  def setup(self):
+    c = self.config
+    norm = functools.partial(Norm, c.norm, c.norm_eps)
+    self.attn_norm, self.mlp_norm = norm(), norm()
+    if c.post_norms:
+      self.attn_post_norm, self.mlp_post_norm = norm(), norm()
+    self.attn = Attention(c, self.dtype)
+    self.mlp = FeedForward(c, self.dtype)
+
+  def attend(self, x, angles, fresh_mask, prefix, past):
+    out, keys, values = self.attn(
+        self.attn_norm(x), angles, fresh_mask, prefix, past)
+    if self.config.post_norms:
+      out = self.attn_post_norm(out)
+    return x + out, keys, values
+
+  def feed(self, x):
+    out = self.mlp(self.mlp_norm(x))
+    if self.config.post_norms:
+      out = self.mlp_post_norm(out)
+    return x + out
+
+  def __call__(self, x, angles, fresh_mask, prefix, past, gate):
+    if gate is None or self.is_initializing():
+      x, keys, values = self.attend(x, angles, fresh_mask, prefix, past)
+      return self.feed(x), keys, values
+    c = self.config
+    shape = (x.shape[0], c.num_kv_heads, x.shape[1], c.head_dim)
+    skipped = jnp.zeros(shape, self.dtype)
+    x, keys, values = nn.cond(
+        gate[0],
+        lambda m, x: m.attend(x, angles, fresh_mask, prefix, past),
+        lambda m, x: (x, skipped, skipped), self, x)
+    x = nn.cond(gate[1], lambda m, x: m.feed(x), lambda m, x: x, self, x)
+    return x, keys, values
+
+
+class Decoder(nn.Module):
+  """Maps fresh tokens, given a read-only cache, to logits and fresh KV.
+
+  Use it through `spec_jax.models.contract.LinenModel`.
+  """
+
+  config: config_lib.DecoderConfig
+  dtype: jnp.dtype = jnp.float32
+
+  def setup(self):
+    c = self.config
+    init = nn.initializers.normal(0.02)
+    self.embedding = self.param(
+        "embedding", init, (c.vocab_size, c.d_model), jnp.float32)
+    if c.positions == "learned":
+      self.position_embedding = self.param(
+          "position_embedding", init,
+          (c.max_positions + c.position_offset, c.d_model), jnp.float32)
+    self.layers = [Block(c, self.dtype) for _ in range(c.num_layers)]
+    self.final_norm = Norm(c.norm, c.norm_eps)
+    if not c.tie_embeddings:
+      self.head = self.param("head", init, (c.vocab_size, c.d_model),
+                             jnp.float32)
+
+  def __call__(self, tokens, positions, mask, cache=None, past=None,
+               embeds=None, taps=(), gates=None, with_logits=True):
+    """See `spec_jax.core.protocols.TargetModel.forward`."""
+    c = self.config
+    x = self.embed(tokens) if embeds is None else embeds.astype(self.dtype)
+    if c.positions == "learned":
+      x += self.position_embedding[
+          positions + c.position_offset].astype(self.dtype)
+    angles = self._angles(positions)
+    features = {0: x} if 0 in taps else {}
+    keys, values = [], []
+    masks = _Masks(positions, mask, cache, past)
+    for i, layer in enumerate(self.layers):
+      prefix = None if cache is None else (
+          *cache.view(i), masks.prefix(c.window(i)))
+      x, k, v = layer(
+          x, angles, masks.fresh(c.window(i)), prefix,
+          None if past is None else (past.k[i], past.v[i]),
+          None if gates is None else gates[i])
+      keys.append(k)
+      values.append(v)
+      if i + 1 in taps:
+        features[i + 1] = x
+    x = self.final_norm(x)
+    if "final" in taps:
+      features["final"] = x
+    fresh = types.FreshKV(tuple(keys), tuple(values), positions)
+    logits = self.unembed(x) if with_logits else None
+    return types.ModelOut(logits, fresh, features)
+
+  def embed(self, tokens):
+    """`i32[B, T]` -> `[B, T, E]`, scaled as the architecture asks."""
+    x = self.embedding.astype(self.dtype)[tokens]
+    if self.config.embed_scale != 1.0:
+      x = x * jnp.asarray(self.config.embed_scale, self.dtype)
+    return x
+
+  def unembed(self, x):
+    """Normalised features `[..., E]` -> logits `f32[..., V]`."""
+    c = self.config
+    head = self.embedding if c.tie_embeddings else self.head
+    logits = jax.lax.dot_general(
+        x, head.astype(self.dtype), (((x.ndim - 1,), (1,)), ((), ())),
+        preferred_element_type=jnp.float32)
+    if c.final_softcap:
+      logits = c.final_softcap * jnp.tanh(logits / c.final_softcap)
+    if c.real_vocab_size is not None:
+      is_token = jnp.arange(c.vocab_size) < c.real_vocab_size
+      logits = jnp.where(_like(is_token, logits), logits, -jnp.inf)
+    return logits
+
+  def _angles(self, positions):
+    c = self.config
+    if c.positions != "rope":
+      return None
+    frequencies = attention.rope_frequencies(
+        c.head_dim, c.rope_theta, c.rope_scaling)
+    return _like(frequencies, positions[..., None]) * (
+        positions[..., None].astype(jnp.float32))
+
+
+class _Masks:
+  """Who sees whom, per sliding window; each mask is built once."""
+
+  def __init__(self, positions, mask, cache, past):
+    self._positions, self._mask = positions, mask
+    self._cache, self._past = cache, past
+    self._prefix, self._fresh = {}, {}
+
+  def prefix(self, window):
+    if window not in self._prefix:
+      slots = jnp.arange(self._cache.capacity)
+      seen = slots[None, None, :] < self._cache.length[:, None, None]
+      if window:
+        seen &= self._positions[:, :, None] - slots[None, None, :] < window
+      self._prefix[window] = jnp.broadcast_to(
+          seen, self._positions.shape + slots.shape)
+    return self._prefix[window]
+
+  def fresh(self, window):
+    if not window:
+      return self._mask
+    if window not in self._fresh:
+      keys = self._positions
+      if self._past is not None:
+        keys = jnp.concatenate([self._past.positions, keys], axis=1)
+      distance = self._positions[:, :, None] - keys[:, None, :]
+      self._fresh[window] = self._mask & (distance < window)
+    return self._fresh[window]

@@ -1,0 +1,96 @@
+"""Published systems, one file each, found by name.
+
+>>> from spec_jax import systems
+>>> "specinfer" in systems.names()
+True
+>>> systems.info("specinfer").family
+'classic'
+"""
+
+import importlib
+import inspect
+import pkgutil
+
+from spec_jax.core import registry as registry_lib
+from spec_jax.core import types
+from spec_jax.systems import registration
+
+
+def _discover() -> None:
+  """Imports every module below this package, so that each registers."""
+  for module in pkgutil.walk_packages(__path__, __name__ + "."):
+    importlib.import_module(module.name)
+
+
+def names() -> tuple[str, ...]:
+  """All registered names, sorted."""
+  return registration.REGISTRY.names()
+
+
+def info(name: str) -> registry_lib.Entry:
+  """What is known of a system: papers, family, exactness, summary.
+
+  Raises:
+    UnknownName: offering the nearest names.
+  """
+  return registration.REGISTRY[name]
+
+
+def hyper_parameters(name: str) -> dict[str, object]:
+  """The keyword arguments of a system's builder with their defaults."""
+  parameters = inspect.signature(info(name).build).parameters.values()
+  return {p.name: p.default for p in parameters
+          if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def build(name: str, bundle, **hyper):
+  """Composes a system from a bundle.
+
+  Args:
+    name: as registered.
+    bundle: a `models.bundle.Bundle`.
+    **hyper: hyper-parameters of the system; see `hyper_parameters(name)`.
+
+  Returns:
+    The `System` and its `Params`.
+
+  Raises:
+    UnknownName: if there is no such system.
+    ValueError: for a hyper-parameter it does not have.
+    IncompatibleParts: if the parts do not fit.
+  """
+  entry = info(name)
+  known = hyper_parameters(name)
+  for key in hyper:
+    if key not in known:
+      raise ValueError(registry_lib.unknown(
+          f"hyper-parameter of {name}", key, known or ("none",)))
+  parts = registration.Parts(bundle.target, bundle.models, bundle.end_of_text)
+  system = entry.build(parts, **hyper)
+  drafter = None if entry.drafter is None else bundle.params[entry.drafter]
+  return system, types.Params(bundle.params["target"], drafter)
+
+
+def citation(name: str) -> str:
+  """BibTeX of what a system is made of."""
+  return "\n\n".join(
+      paper.bibtex(name if i == 0 else f"{name}_{i + 1}")
+      for i, paper in enumerate(info(name).papers))
+
+
+def table() -> str:
+  """All systems as a markdown table: name, family, exact, year, paper."""
+  rows = ["| system | family | exact | year | paper |",
+          "|---|---|---|---|---|"]
+  for name in names():
+    entry = info(name)
+    paper = entry.papers[0]
+    link = (f"[{paper.title}](https://arxiv.org/abs/{paper.arxiv})"
+            if paper.arxiv else paper.title)
+    exact = "yes" if entry.exact else "no"
+    rows.append(
+        f"| `{name}` | {entry.family} | {exact} | {paper.year} | {link} |")
+  return "\n".join(rows)
+
+
+_discover()

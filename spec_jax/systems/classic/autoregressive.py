@@ -1,0 +1,21 @@
+"""Plain autoregressive decoding: the baseline of every speed-up.
+
+The same executor and step as every other system, with an empty draft: one
+target call emits one token.
+"""
+
+from spec_jax.core import registry
+from spec_jax.drafters import none
+from spec_jax.systems import registration
+from spec_jax.verifiers import rules
+
+PAPER = registry.Paper(
+    title="A Neural Probabilistic Language Model",
+    authors="Bengio, Ducharme, Vincent and Jauvin", year=2003, venue="JMLR")
+
+
+@registration.register("autoregressive", papers=(PAPER,), family="classic")
+def autoregressive(parts: registration.Parts):
+  """One target call, one token."""
+  return registration.compose(
+      "autoregressive", parts, none.NoDraft(), rules.SampleAndMatch())

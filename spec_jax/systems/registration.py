@@ -1,0 +1,64 @@
+"""`@register`: how a system file makes itself known."""
+
+import dataclasses
+import inspect
+from typing import Any
+
+from spec_jax.caches import dense
+from spec_jax.core import registry as registry_lib
+from spec_jax.core import system as system_lib
+from spec_jax.verifiers import walk
+
+REGISTRY = registry_lib.Registry("system")
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+  """What a builder may compose from: models without their parameters.
+
+  Attributes:
+    target: the target model.
+    models: further models by name, as the bundle ships them.
+    end_of_text: token id that ends a row, or None.
+  """
+
+  target: Any
+  models: dict[str, Any]
+  end_of_text: int | None = None
+
+  def model(self, name: str) -> Any:
+    """Raises ValueError if the bundle has no such model."""
+    if name not in self.models:
+      raise ValueError(
+          f"this system drafts with the model {name!r}, the bundle has"
+          f" {sorted(self.models) or 'no draft models'}.")
+    return self.models[name]
+
+
+def register(name: str, *, papers: tuple[registry_lib.Paper, ...],
+             family: str, exact: bool = True, drafter: str | None = None):
+  """Registers a builder `(parts, **hyper-parameters) -> System`.
+
+  Args:
+    name: the public name.
+    papers: the sources, the one the file is named after first.
+    family: the folder below `systems`.
+    exact: whether the output law equals the target's.
+    drafter: which of the bundle's parameters go to the drafter.
+  """
+
+  def wrap(build):
+    REGISTRY.add(name, registry_lib.Entry(
+        name=name, build=build, family=family, papers=papers, exact=exact,
+        drafter=drafter, summary=inspect.getdoc(build).splitlines()[0]))
+    return build
+
+  return wrap
+
+
+def compose(name: str, parts: Parts, drafter: Any, verifier: Any
+            ) -> system_lib.System:
+  """A system with the default cache and the top-down walk."""
+  return system_lib.System(
+      name=name, target=parts.target, drafter=drafter, verifier=verifier,
+      make_cache=dense.empty, walk=walk.walk, end_of_text=parts.end_of_text)

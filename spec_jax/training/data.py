@@ -1,0 +1,138 @@
+"""Text to token batches: corpus, split by file, tokenizer, deterministic epochs.
+
+A batch is a pure function of `(seed, step)`, so that a resumed run sees what
+the interrupted one would have seen.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+import sysconfig
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders
+from tokenizers import models as tokenizer_models
+from tokenizers import pre_tokenizers
+from tokenizers import trainers
+
+END_OF_TEXT = "<|endoftext|>"
+# Installed packages are not the standard library; the last two hold generated
+# tables, not code that anybody wrote.
+_SKIPPED_FOLDERS = frozenset(
+    ("site-packages", "dist-packages", "__pycache__", "encodings",
+     "pydoc_data"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+  """Documents by split; a whole file is in one split only.
+
+  Attributes:
+    train: texts.
+    heldout: `(relative path, text)` of the files never trained on.
+  """
+
+  train: tuple[str, ...]
+  heldout: tuple[tuple[str, str], ...]
+
+
+def is_heldout(relative_path: str, percent: int = 3) -> bool:
+  """Whether a file belongs to the held-out split; depends on its path only."""
+  digest = hashlib.sha256(relative_path.encode()).digest()
+  return int.from_bytes(digest[:4], "big") % 100 < percent
+
+
+def read_corpus(folder: str | None = None, suffix: str = ".py") -> Corpus:
+  """Reads every text file below `folder` (default: the standard library).
+
+  Args:
+    folder: where to look; None means this interpreter's standard library.
+    suffix: which files to take.
+
+  Raises:
+    ValueError: if no file was found.
+  """
+  root = pathlib.Path(folder or sysconfig.get_paths()["stdlib"])
+  train, heldout = [], []
+  for path in sorted(root.rglob(f"*{suffix}")):
+    relative = path.relative_to(root)
+    if _SKIPPED_FOLDERS.intersection(relative.parts):
+      continue
+    try:
+      text = path.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError):
+      continue  # The standard library ships files broken on purpose.
+    if not text.strip():
+      continue
+    if is_heldout(relative.as_posix()):
+      heldout.append((relative.as_posix(), text))
+    else:
+      train.append(text)
+  if not train:
+    raise ValueError(
+        f"no readable *{suffix} file to train on below {root} (--corpus).")
+  return Corpus(tuple(train), tuple(heldout))
+
+
+def train_tokenizer(texts, vocab_size: int) -> tokenizers.Tokenizer:
+  """Byte-level BPE; id 0 is the end of text."""
+  tokenizer = tokenizers.Tokenizer(tokenizer_models.BPE())
+  tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  tokenizer.decoder = decoders.ByteLevel()
+  trainer = trainers.BpeTrainer(
+      vocab_size=vocab_size, special_tokens=[END_OF_TEXT], show_progress=False,
+      initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+  tokenizer.train_from_iterator(texts, trainer)
+  return tokenizer
+
+
+def pack(tokenizer: tokenizers.Tokenizer, texts) -> np.ndarray:
+  """Documents as one stream `u16[n]`, each followed by the end of text."""
+  if tokenizer.get_vocab_size() > 1 << 16:
+    raise ValueError(
+        f"packing stores 16-bit ids, the tokenizer has"
+        f" {tokenizer.get_vocab_size()} tokens.")
+  end = tokenizer.token_to_id(END_OF_TEXT)
+  encoded = tokenizer.encode_batch(list(texts))
+  return np.concatenate(
+      [np.asarray(e.ids + [end], np.uint16) for e in encoded])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Windows:
+  """Shuffled windows of a packed stream.
+
+  Attributes:
+    stream: `u16[n]` tokens.
+    batch: windows per batch.
+    length: tokens per window.
+    seed: of the shuffle.
+  """
+
+  stream: np.ndarray
+  batch: int
+  length: int
+  seed: int = 0
+
+  def __post_init__(self):
+    if len(self.stream) < self.length * (self.batch + 1):
+      raise ValueError(
+          f"the corpus has {len(self.stream)} tokens, a batch of"
+          f" {self.batch} windows of {self.length} tokens needs at least"
+          f" {self.length * (self.batch + 1)}.")
+
+  @property
+  def steps_per_epoch(self) -> int:
+    # One window is given up to the random offset of the grid.
+    return (len(self.stream) // self.length - 1) // self.batch
+
+  def __call__(self, step: int) -> np.ndarray:
+    """The batch of a step, `i32[batch, length]`."""
+    epoch, index = divmod(step, self.steps_per_epoch)
+    rng = np.random.default_rng((self.seed, epoch))
+    offset = rng.integers(self.length)
+    order = rng.permutation(len(self.stream) // self.length - 1)
+    rows = order[index * self.batch:(index + 1) * self.batch]
+    starts = offset + rows[:, None] * self.length
+    return self.stream[starts + np.arange(self.length)].astype(np.int32)

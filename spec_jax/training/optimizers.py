@@ -1,0 +1,56 @@
+"""Optimisers for small decoders."""
+
+import jax
+import optax
+from optax import contrib
+
+# Which axes of a structured kernel are inputs and which outputs, by the name of
+# its linear map: Muon orthogonalises the matrix between them.
+_KERNEL_AXES = {
+    "qkv": ((0,), (1, 2, 3)),
+    "out": ((0, 1, 2), (3,)),
+    "up": ((0,), (1, 2)),
+    "down": ((0,), (1,)),
+}
+
+
+def muon(learning_rate: float, num_steps: int, *, warmup: int = 50,
+         decay: float = 0.5, weight_decay: float = 0.01
+         ) -> optax.GradientTransformation:
+  """Muon for the kernels, Adam for the rest, in a trapezoidal schedule.
+
+  Jordan et al. 2024 (Muon); update scale of Liu et al. 2025 (consistent RMS
+  0.2). At a few million training tokens it reaches a given loss in fewer steps
+  than AdamW, and its extra products are cheap beside a batch of thousands of
+  tokens.
+
+  Args:
+    learning_rate: peak, of the kernels; the others take 0.6 of it.
+    num_steps: of the schedule.
+    warmup: steps from 0 to the peak.
+    decay: fraction of the steps over which the rate falls linearly to 0.
+    weight_decay: of the kernels.
+  """
+  decay_steps = int(decay * num_steps)
+
+  def schedule(peak):
+    return optax.join_schedules([
+        optax.linear_schedule(0.0, peak, warmup),
+        optax.constant_schedule(peak),
+        optax.linear_schedule(peak, 0.0, decay_steps),
+    ], [warmup, num_steps - decay_steps])
+
+  return contrib.muon(
+      schedule(learning_rate), adam_learning_rate=schedule(0.6 * learning_rate),
+      adam_b2=0.95, weight_decay=weight_decay, consistent_rms=0.2,
+      muon_weight_dimension_numbers=_kernel_axes)
+
+
+def _kernel_axes(params):
+  def axes(path, leaf):
+    del leaf
+    names = [getattr(entry, "key", None) for entry in path]
+    if names[-1] != "kernel":
+      return None
+    return contrib.MuonDimensionNumbers(*_KERNEL_AXES[names[-2]])
+  return jax.tree_util.tree_map_with_path(axes, params)

@@ -1,0 +1,134 @@
+"""How the shipped models are made: the sizes, the data, the schedules."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from spec_jax.models import config as config_lib
+from spec_jax.models import contract
+from spec_jax.training import loop
+from spec_jax.training import losses
+from spec_jax.training import optimizers
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelRecipe:
+  """One model of a bundle.
+
+  Attributes:
+    config: of the decoder.
+    num_steps: optimiser steps.
+    batch: windows per step.
+    length: tokens per window.
+    learning_rate: peak.
+    teacher: name of the model whose law is learnt, or None for the corpus.
+  """
+
+  config: config_lib.DecoderConfig
+  num_steps: int
+  batch: int = 16
+  length: int = 256
+  learning_rate: float = 1e-2
+  teacher: str | None = None
+
+
+def _decoder(d_model, num_layers, num_kv_heads, d_ff):
+  # Embeddings are scaled as in Gemma: with tied embeddings a table small enough
+  # for the logits would be drowned by the first block's output.
+  return config_lib.DecoderConfig(
+      vocab_size=2048, d_model=d_model, num_layers=num_layers,
+      num_heads=d_model // 64, num_kv_heads=num_kv_heads, head_dim=64,
+      d_ff=d_ff, max_positions=1024, embed_scale=d_model ** 0.5)
+
+
+BUNDLES = {
+    "tiny-python": {
+        "target": ModelRecipe(_decoder(384, 5, 2, 1024), num_steps=1400),
+        "draft": ModelRecipe(_decoder(192, 2, 1, 512), num_steps=3000,
+                             teacher="target"),
+    },
+    # The same recipe at a size that runs in seconds; for tests.
+    "smoke": {
+        "target": ModelRecipe(_decoder(64, 2, 1, 96), num_steps=12, batch=2,
+                              length=32),
+        "draft": ModelRecipe(_decoder(64, 1, 1, 64), num_steps=12, batch=2,
+                             length=32, teacher="target"),
+    },
+}
+
+
+def corpus_recipe(recipe: ModelRecipe) -> loop.Recipe:
+  """Next-token cross-entropy on the corpus."""
+  model = contract.decoder_model(recipe.config)
+
+  def loss(params, frozen, tokens, key):
+    del frozen, key
+    return losses.next_token(model.score(params, tokens).logits, tokens), {}
+
+  return loop.Recipe(model.init, loss, _optimizer(recipe))
+
+
+def distillation_recipe(recipe: ModelRecipe, teacher: contract.LinenModel
+                        ) -> loop.Recipe:
+  """Forward KL from the frozen teacher (`frozen` = its parameters).
+
+  The gradient of the forward KL is that of the cross-entropy with the
+  teacher's law as soft labels (DistillSpec, Sec. 3.2).
+  """
+  model = contract.decoder_model(recipe.config)
+
+  def loss(params, frozen, tokens, key):
+    del key
+    p_logits = jax.lax.stop_gradient(teacher.score(frozen, tokens).logits)
+    q_logits = model.score(params, tokens).logits
+    return losses.forward_kl(p_logits, q_logits), {
+        "acceptance": 1 - losses.total_variation(p_logits, q_logits),
+        "agreement": losses.agreement(p_logits, q_logits),
+    }
+
+  return loop.Recipe(model.init, loss, _optimizer(recipe))
+
+
+def _optimizer(recipe):
+  return optimizers.muon(recipe.learning_rate, recipe.num_steps,
+                         warmup=min(50, recipe.num_steps // 4))
+
+
+def evaluator(recipe: ModelRecipe, stream: np.ndarray, num_bytes: int,
+              teacher: contract.LinenModel | None = None, frozen=None,
+              num_windows: int = 64):
+  """`params -> metrics` on held-out text.
+
+  Args:
+    recipe: of the model.
+    stream: `u16[n]`, the packed held-out text.
+    num_bytes: its size before tokenisation.
+    teacher: also measures acceptance and agreement with it, if given.
+    frozen: the teacher's parameters.
+    num_windows: evenly spread over the text.
+  """
+  model = contract.decoder_model(recipe.config)
+  length = recipe.length
+  starts = np.linspace(0, len(stream) - length, num_windows).astype(int)
+  windows = stream[starts[:, None] + np.arange(length)].astype(np.int32)
+  bytes_per_token = num_bytes / len(stream)
+
+  @jax.jit
+  def measure(params, frozen, tokens):
+    logits = model.score(params, tokens).logits
+    metrics = {"loss": losses.next_token(logits, tokens)}
+    if teacher is not None:
+      p_logits = teacher.score(frozen, tokens).logits
+      metrics["acceptance"] = 1 - losses.total_variation(p_logits, logits)
+      metrics["agreement"] = losses.agreement(p_logits, logits)
+    return metrics
+
+  def evaluate(params):
+    parts = [measure(params, frozen, part)
+             for part in np.array_split(windows, max(1, num_windows // 16))]
+    means = {k: float(np.mean([part[k] for part in parts])) for k in parts[0]}
+    means["bits_per_byte"] = means["loss"] / np.log(2) / bytes_per_token
+    return means
+
+  return evaluate

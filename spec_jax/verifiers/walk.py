@@ -1,0 +1,74 @@
+"""Carries a token rule through a draft tree, from the root down."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from spec_jax.core import keys as keys_lib
+from spec_jax.core import sampling as sampling_lib
+from spec_jax.core import tree as tree_lib
+from spec_jax.core import types
+from spec_jax.verifiers import rules
+
+
+def walk(verifier, sampling: sampling_lib.Sampling, tree: types.DraftTree,
+         p_logits: jax.Array, ctx: types.Context) -> types.Verdict:
+  """Emits a token at the root; descends while the token is a child.
+
+  At temperature 0 every exact rule emits the target's argmax, whatever was
+  drafted and however; that path needs no noise and no draft law.
+
+  Args:
+    verifier: the rule.
+    sampling: logits to law.
+    tree: the drafts.
+    p_logits: `f32[B, N, V]`, the target's logits at each node.
+    ctx: gives the row keys, the lengths and the text.
+  """
+  if verifier.exact and sampling.is_greedy:
+    verifier, tree = rules.SampleAndMatch(), tree.replace(q=None)
+  seen = None
+  if sampling.needs_seen:
+    seen = sampling_lib.seen_tokens(
+        ctx.tokens, ctx.length, p_logits.shape[-1])
+  row = functools.partial(_walk_row, verifier, sampling)
+  return jax.vmap(row)(tree, p_logits, ctx.keys, ctx.length, seen)
+
+
+def _walk_row(verifier, sampling, tree, p_logits, key, length, seen):
+  """One row: `tree` without its batch axis."""
+
+  def emit(node, depth, seen):
+    drafts, exists = tree_lib.children(
+        tree.parents, tree.valid, node, tree.max_children)
+    p = sampling.probs(p_logits[node], seen)
+    q = None if tree.q is None else tree.q[node].astype(p.dtype)
+    law = verifier.law(p, q, tree.tokens[drafts], exists)
+    if sampling.is_greedy:
+      token = jnp.argmax(law).astype(jnp.int32)
+    else:
+      token = sampling_lib.gumbel_argmax(
+          keys_lib.at(key, length + depth, types.Role.EMIT), law)
+    hit = exists & (tree.tokens[drafts] == token)
+    return token, drafts[jnp.argmax(hit)], hit.any()
+
+  def body(carry):
+    path, depth, node, _, seen, _ = carry
+    token, child, is_hit = emit(node, depth, seen)
+    if seen is not None:
+      seen = seen.at[token].set(True)
+    node = jnp.where(is_hit, child, node)
+    # Slots beyond the path repeat its last node.
+    path = jnp.where(jnp.arange(path.shape[0]) > depth, node, path)
+    return path, depth + 1, node, token, seen, is_hit
+
+  def descends(carry):
+    *_, is_hit = carry
+    return is_hit
+
+  path = jnp.zeros((tree.depth + 1,), jnp.int32)
+  zero = jnp.zeros((), jnp.int32)
+  path, count, _, token, _, _ = jax.lax.while_loop(
+      descends, body, (path, zero, zero, zero, seen, jnp.ones((), bool)))
+  return types.Verdict(path, count, token)

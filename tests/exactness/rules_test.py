@@ -1,0 +1,196 @@
+"""Every rule, every draw law: output law, acceptance, optimum, by enumeration."""
+
+import hypothesis
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+from spec_jax import verifiers
+from spec_jax.core import registry
+from spec_jax.verifiers import acceptance_rate
+from tests.exactness import golden
+
+POINT_MASSES = {
+    "p point": ([0., 1., 0.], [.2, .3, .5]),
+    "q point": ([.2, .3, .5], [0., 1., 0.]),
+    "disjoint": ([.5, .5, 0., 0.], [0., 0., .4, .6]),
+    "both points": ([0., 1., 0.], [0., 0., 1.]),
+    "one token": ([1.], [1.]),
+}
+PAIRS = {**golden.pairs(), **POINT_MASSES}
+GOLDEN_DRAW = {"iid": "iid", "without_replacement": "wor"}
+
+
+def exact_rules():
+  """(rule, draw) of all exact rules and the draws enumeration knows."""
+  return [(name, draw) for name in verifiers.names()
+          if verifiers.info(name).exact
+          for draw in verifiers.info(name).draws if draw != "coupled"]
+
+
+def fits(name, draw, q, num_drafts):
+  """Whether the rule takes that many drafts and q can supply them."""
+  most = verifiers.info(name).max_drafts
+  support = np.count_nonzero(q)
+  return (most is None or num_drafts <= most) and (
+      draw == "iid" or num_drafts <= support)
+
+
+def output_error(name, draw, p, q, num_drafts, dtype=np.float64):
+  law = verifiers.exact_output_law(name, p, q, num_drafts, draw, dtype)
+  return np.abs(law - np.asarray(p) / np.sum(p)).max()
+
+
+def check_output_laws(dtype=np.float64, tolerance=1e-12, num_drafts=(1, 2, 3)):
+  """Every exact rule reproduces p on every pair; named by the first failure."""
+  for name, draw in exact_rules():
+    for label, (p, q) in PAIRS.items():
+      for k in num_drafts:
+        if fits(name, draw, q, k):
+          error = output_error(name, draw, p, q, k, dtype)
+          assert error <= tolerance, (name, draw, label, k, error)
+
+
+@pytest.mark.parametrize("label", PAIRS)
+@pytest.mark.parametrize("num_drafts", [1, 2, 3])
+@pytest.mark.parametrize("name,draw", exact_rules())
+def test_output_law_is_the_target(name, draw, num_drafts, label):
+  p, q = PAIRS[label]
+  if not fits(name, draw, q, num_drafts):
+    pytest.skip("fewer tokens than drafts, or more drafts than the rule takes")
+  assert output_error(name, draw, p, q, num_drafts) <= 1e-12
+
+
+def test_float32_path_stays_close():
+  check_output_laws(np.float32, tolerance=1e-5, num_drafts=(1, 3))
+
+
+# Five tokens always, so that one compilation serves every example; zero
+# weights give the smaller vocabularies, small integers give ties.
+_weights = st.lists(st.integers(0, 6), min_size=5, max_size=5).filter(any)
+_peaked = st.lists(st.sampled_from([0., 1e-30, 1e-16, 1e-8, 1e-3, 1.]),
+                   min_size=5, max_size=5).filter(lambda w: max(w) == 1)
+
+
+@pytest.mark.parametrize("name,draw", exact_rules())
+@pytest.mark.parametrize("num_drafts", [1, 2, 3])
+@hypothesis.given(p=_weights | _peaked, q=_weights | _peaked)
+@hypothesis.settings(deadline=None, max_examples=40, derandomize=True)
+def test_output_law_on_generated_laws(name, draw, num_drafts, p, q):
+  p, q = np.asarray(p, float) / np.sum(p), np.asarray(q, float) / np.sum(q)
+  if fits(name, draw, q, num_drafts):
+    assert output_error(name, draw, p, q, num_drafts) <= 1e-12
+    assert output_error(name, draw, p, q, num_drafts, np.float32) <= 1e-5
+
+
+def test_peaked_draft_without_replacement_in_float32():
+  # What is left of q after its peak is below float32 resolution of 1, yet it
+  # is the law that drew the second draft.
+  p, q = [.3, .6, .1], [1 - 2e-7, 1.5e-7, .5e-7]
+  assert output_error("recursive_without_replacement", "without_replacement",
+                      p, q, 2, np.float32) <= 1e-5
+
+
+@pytest.mark.parametrize("case", golden.single_step(), ids=lambda c: c["id"])
+def test_acceptance_equals_golden(case):
+  p, q, k = case["p"], case["q"], case["k"]
+  exact = lambda name, draw: verifiers.exact_acceptance(name, p, q, k, draw)
+  known = case["verifiers"]
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-9)
+  close(exact("recursive", "iid"), known["rrs"]["accept"])
+  close(exact("sample_and_match", "iid"), known["naive_target_sampling"]["iid"])
+  if k == 1:
+    close(exact("rejection", "iid"), known["standard_k1"])
+    coupled = verifiers.acceptance("sample_and_match", p, q, 1, "coupled")
+    close(coupled.value, known["gls"]["exact"])
+  if known.get("rrs_wor"):
+    close(exact("recursive_without_replacement", "without_replacement"),
+          known["rrs_wor"]["accept"])
+    close(exact("sample_and_match", "without_replacement"),
+          known["naive_target_sampling"]["wor"])
+
+
+@pytest.mark.parametrize("case", golden.single_step(), ids=lambda c: c["id"])
+def test_no_rule_exceeds_the_optimum(case):
+  for name, draw in exact_rules():
+    optimum = case["optimal"].get(GOLDEN_DRAW.get(draw))
+    if optimum and fits(name, draw, case["q"], case["k"]):
+      accept = verifiers.exact_acceptance(
+          name, case["p"], case["q"], case["k"], draw)
+      assert accept <= optimum["alpha_lp"] + 1e-9, (name, draw)
+
+
+def test_greedy_is_exact_for_point_masses_only():
+  assert not verifiers.info("greedy").exact
+  q = [.2, .3, .5]
+  assert output_error("greedy", "iid", [0., 1., 0.], q, 2) == 0
+  for p in ([.5, .3, .2], [.9, .1, 0.]):
+    assert output_error("greedy", "iid", p, q, 2) >= 0.1
+
+
+@pytest.mark.parametrize("name", verifiers.names())
+def test_any_method_gives_the_enumerated_acceptance(name):
+  for case in golden.single_step():
+    p, q, k = case["p"], case["q"], case["k"]
+    for draw in verifiers.info(name).draws:
+      if draw != "coupled" and fits(name, draw, q, k):
+        exact = verifiers.exact_acceptance(name, p, q, k, draw)
+        found = verifiers.acceptance(name, p, q, k, draw)
+        np.testing.assert_allclose(found.value, exact, rtol=0, atol=1e-12)
+        assert found.standard_error == 0
+
+
+@pytest.mark.parametrize("name,draw", [
+    pair for pair in exact_rules() if pair[1] in ("iid", "without_replacement")])
+def test_monte_carlo_within_its_error(name, draw):
+  p, q = golden.pairs()["D"]
+  k = 1 if name == "rejection" else 2
+  found = acceptance_rate.monte_carlo(name, p, q, k, draw, 4096, seed=1)
+  exact = verifiers.exact_acceptance(name, p, q, k, draw)
+  assert 0 < found.standard_error < 0.02
+  assert abs(found.value - exact) < 5 * found.standard_error
+
+
+def test_large_vocabulary_falls_back_to_monte_carlo():
+  rng = np.random.default_rng(0)
+  p, q = rng.dirichlet(np.full((2, 3000), 0.1))
+  found = verifiers.acceptance(
+      "recursive_without_replacement", p, q, 2, "without_replacement",
+      num_samples=256)
+  assert found.method == "monte_carlo"
+  # One draft is a floor, the optimum of one transport a ceiling.
+  assert np.minimum(p, q).sum() - 0.1 < found.value <= 1
+
+
+_GOOD = dict(p=[.5, .5], q=[.5, .5], num_drafts=1, draw="iid")
+
+
+@pytest.mark.parametrize("change,message", [
+    (dict(p=[.5, .6]), "p sums to 1.1"),
+    (dict(q=[-.5, 1.5]), "q contains -0.5"),
+    (dict(p=[float("nan"), 1.]), "p contains nan"),
+    (dict(p=[[.5, .5]]), r"p has shape \(1, 2\)"),
+    (dict(q=[.5, .25, .25]), "p has 2 tokens and q has 3"),
+    (dict(num_drafts=0), "num_drafts=0"),
+    (dict(draw="sorted"), "draw='sorted'"),
+    (dict(draw="top_k"), "rule 'recursive' is not valid .* 'top_k'"),
+    (dict(num_drafts=40), "V=2 tokens and K=40"),
+])
+def test_bad_arguments_are_named(change, message):
+  with pytest.raises(ValueError, match=message):
+    verifiers.exact_output_law("recursive", **{**_GOOD, **change})
+
+
+def test_more_drafts_than_support_or_rule():
+  with pytest.raises(ValueError, match="num_drafts=3 .* only 2 tokens"):
+    verifiers.exact_acceptance("recursive_without_replacement", [.5, .5, 0.],
+                               [.5, .5, 0.], 3, "without_replacement")
+  with pytest.raises(ValueError, match="'rejection' takes at most 1"):
+    verifiers.exact_acceptance("rejection", [.5, .5], [.5, .5], 2, "iid")
+  with pytest.raises(ValueError, match="coupled"):
+    verifiers.exact_acceptance("sample_and_match", [1.], [1.], 1, "coupled")
+
+
+def test_unknown_rule_offers_the_nearest():
+  with pytest.raises(registry.UnknownName, match="Did you mean 'recursive'"):
+    verifiers.get("recursiv")

@@ -1,0 +1,75 @@
+"""Toy models for tests: two thin layers, a dozen tokens, ragged prompts."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spec_jax.executors import decoding
+from spec_jax.models import config as config_lib
+from spec_jax.models import contract
+
+VOCAB = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class ToyBundle:
+  """Duck-types `models.bundle.Bundle` with random parameters."""
+
+  target: object
+  models: dict
+  params: dict
+  end_of_text: int | None = None
+
+
+def config(num_layers=2, **overrides):
+  fields = dict(vocab_size=VOCAB, d_model=16, num_layers=num_layers,
+                num_heads=2, num_kv_heads=1, head_dim=8, d_ff=24,
+                max_positions=256, embed_scale=50.0, tie_embeddings=False)
+  return config_lib.DecoderConfig(**{**fields, **overrides})
+
+
+@functools.cache
+def bundle(end_of_text=None, draft_noise=0.25) -> ToyBundle:
+  """A random target and a draft: the target's weights with noise."""
+  model = contract.decoder_model(config())
+  params = sharpen(model.init(jax.random.key(1)))
+  leaves, structure = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(2), len(leaves))
+  noisy = [leaf + draft_noise * leaf.std() * jax.random.normal(k, leaf.shape)
+           for leaf, k in zip(leaves, keys)]
+  draft = jax.tree.unflatten(structure, noisy)
+  return ToyBundle(model, {"draft": model}, {"target": params, "draft": draft},
+                   end_of_text)
+
+
+def sharpen(params, factor=30.0):
+  """Scales the output head so that the laws are far from uniform."""
+  return {**params, "head": params["head"] * factor}
+
+
+def prompts(lengths=(1, 4, 7, 2), seed=0) -> decoding.Prompts:
+  rng = np.random.default_rng(seed)
+  tokens = np.zeros((len(lengths), max(lengths)), np.int32)
+  for row, length in enumerate(lengths):
+    tokens[row, :length] = rng.integers(1, VOCAB, length)
+  return decoding.Prompts(
+      jnp.asarray(tokens), jnp.asarray(lengths, jnp.int32))
+
+
+def greedy_reference(model, params, prompt, max_new, capacity=64):
+  """Cache-free greedy loop of one row: the independent oracle."""
+  text = [int(t) for t in prompt]
+  score = _scorer(model)
+  for _ in range(max_new):
+    padded = np.zeros((1, capacity), np.int32)
+    padded[0, :len(text)] = text
+    text.append(int(jnp.argmax(score(params, padded)[0, len(text) - 1])))
+  return text
+
+
+@functools.cache
+def _scorer(model):
+  return jax.jit(lambda params, tokens: model.score(params, tokens).logits)
