@@ -22,6 +22,7 @@ class ToyBundle:
   models: dict
   params: dict
   end_of_text: int | None = None
+  tokenizer: object = None
 
 
 def config(num_layers=2, **overrides):

@@ -29,6 +29,7 @@ class System:
       is carried through a tree.
     sampling: logits to law, for target and draft alike.
     end_of_text: token id that ends a row, or None.
+    tokenizer: for texts at the border; plays no part in a compilation.
   """
 
   name: str
@@ -39,6 +40,7 @@ class System:
   walk: Any
   sampling: sampling_lib.Sampling = sampling_lib.Sampling()
   end_of_text: int | None = None
+  tokenizer: Any = dataclasses.field(default=None, compare=False, repr=False)
 
   def __post_init__(self):
     check_compatible(self)

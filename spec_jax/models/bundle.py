@@ -1,2 +1,188 @@
-"""A bundle: target, draft models and tokenizer that belong together."""
-def save(*a): raise NotImplementedError
+"""A bundle: a target, its draft models, their tokenizer and test prompts.
+
+On disk: `bundle.json` (configs), one 16-bit safetensors file per model,
+`tokenizer.json` and `prompts.jsonl`.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+
+from spec_jax.models import checkpoint
+from spec_jax.models import config as config_lib
+from spec_jax.models import contract
+from spec_jax.models import tokenizer as tokenizer_lib
+
+SHIPPED = pathlib.Path(__file__).parent.parent / "data"
+_CONFIG, _TOKENIZER, _PROMPTS = "bundle.json", "tokenizer.json", "prompts.jsonl"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bundle:
+  """Models that belong together, and their parameters.
+
+  Attributes:
+    name: for reports.
+    target: the target model.
+    models: the draft models by name.
+    params: parameters by name; the target's under "target".
+    tokenizer: of all of them, or None.
+    prompts: held-out texts, none of which was trained on.
+  """
+
+  name: str
+  target: contract.LinenModel
+  models: dict[str, contract.LinenModel]
+  params: dict[str, Any]
+  tokenizer: tokenizer_lib.TextTokenizer | None
+  prompts: tuple[str, ...] = ()
+
+  @property
+  def end_of_text(self) -> int | None:
+    return None if self.tokenizer is None else self.tokenizer.end_of_text
+
+
+def shipped_names() -> tuple[str, ...]:
+  """Bundles inside the package."""
+  return tuple(sorted(path.parent.name
+                      for path in SHIPPED.glob(f"*/{_CONFIG}")))
+
+
+def load_bundle(name_or_path: str | os.PathLike,
+                dtype: jnp.dtype = jnp.float32) -> Bundle:
+  """Loads a shipped bundle by name, or one from a folder.
+
+  Args:
+    name_or_path: such as "tiny-python".
+    dtype: of parameters and computation.
+
+  Raises:
+    ValueError: no such bundle, or a file is missing, broken or does not match
+      the configuration.
+  """
+  folder = SHIPPED / name_or_path
+  if not (folder / _CONFIG).is_file():
+    folder = pathlib.Path(name_or_path)
+  if not (folder / _CONFIG).is_file():
+    raise ValueError(
+        f"{name_or_path!r} is neither a shipped bundle"
+        f" ({', '.join(shipped_names()) or 'none'}) nor a folder with"
+        f" {_CONFIG}.")
+  description = _read_description(folder / _CONFIG)
+  models, params = {}, {}
+  for model_name, fields in description["models"].items():
+    model = contract.decoder_model(_config(fields, folder, model_name), dtype)
+    models[model_name] = model
+    params[model_name] = _read_params(
+        folder / f"{model_name}.safetensors", model, dtype)
+  return Bundle(
+      name=description["name"], target=models.pop("target"), models=models,
+      params=params,
+      tokenizer=tokenizer_lib.TextTokenizer.from_file(folder),
+      prompts=tuple(row["prompt"] for row in _read_prompts(folder)))
+
+
+def from_hf(target: str | os.PathLike, draft: str | os.PathLike | None = None,
+            dtype: jnp.dtype = jnp.float32) -> Bundle:
+  """A bundle of Hugging Face folders.
+
+  Raises:
+    ValueError: also if the two vocabularies differ (the first differing id).
+  """
+  model, target_params, tokenizer = checkpoint.load_hf(target, dtype)
+  models, params = {}, {"target": target_params}
+  if draft is not None:
+    models["draft"], params["draft"], theirs = checkpoint.load_hf(draft, dtype)
+    if tokenizer is not None and theirs is not None:
+      tokenizer_lib.check_same_vocabulary(tokenizer, theirs)
+  return Bundle(pathlib.Path(target).name, model, models, params, tokenizer)
+
+
+def save(folder: str | os.PathLike, name: str,
+         configs: dict[str, config_lib.DecoderConfig], params: dict[str, Any],
+         tokenizer_file: str | os.PathLike,
+         prompts: list[dict[str, str]] = ()) -> None:
+  """Writes a bundle; weights as float16, finer than bfloat16 at their size.
+
+  Args:
+    folder: made if it does not exist.
+    name: of the bundle.
+    configs: by model name; "target" must be among them.
+    params: by model name.
+    tokenizer_file: copied.
+    prompts: rows with "prompt" and "source".
+  """
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  for model_name, tree in params.items():
+    flat = traverse_util.flatten_dict(jax.device_get(tree), sep="/")
+    safetensors.numpy.save_file(
+        {key: np.asarray(value, np.float16) for key, value in flat.items()},
+        folder / f"{model_name}.safetensors")
+  text = pathlib.Path(tokenizer_file).read_text(encoding="utf-8")
+  (folder / _TOKENIZER).write_text(text, encoding="utf-8")
+  (folder / _PROMPTS).write_text(
+      "".join(json.dumps(row) + "\n" for row in prompts), encoding="utf-8")
+  description = {"name": name, "models": {
+      key: dataclasses.asdict(config) for key, config in configs.items()}}
+  (folder / _CONFIG).write_text(json.dumps(description, indent=1))
+
+
+def _read_description(path):
+  try:
+    description = json.loads(path.read_text())
+    if "target" in description["models"] and "name" in description:
+      return description
+  except (json.JSONDecodeError, KeyError, TypeError):
+    pass
+  raise ValueError(f"{path}: expected JSON with 'name' and 'models', a"
+                   " 'target' among them.")
+
+
+def _config(fields, folder, model_name):
+  fields = dict(fields, windows=tuple(fields.get("windows", ())))
+  if fields.get("rope_scaling"):
+    fields["rope_scaling"] = config_lib.RopeScaling(**fields["rope_scaling"])
+  try:
+    return config_lib.DecoderConfig(**fields)
+  except TypeError as error:
+    raise ValueError(
+        f"{folder / _CONFIG}, model {model_name!r}: {error}") from error
+
+
+def _read_params(path, model, dtype):
+  try:
+    flat = safetensors.numpy.load_file(path)
+  except (OSError, safetensors.SafetensorError) as error:
+    raise ValueError(f"{path}: missing, broken or truncated: {error}"
+                     ) from error
+  expected = traverse_util.flatten_dict(
+      jax.eval_shape(model.init, jax.random.key(0)), sep="/")
+  problems = [f"missing {key} {leaf.shape}" for key, leaf in expected.items()
+              if key not in flat]
+  problems += [f"extra {key} {value.shape}" for key, value in flat.items()
+               if key not in expected]
+  problems += [f"misshapen {key}: expected {expected[key].shape}, found"
+               f" {flat[key].shape}" for key in flat
+               if key in expected and flat[key].shape != expected[key].shape]
+  if problems:
+    raise ValueError(f"{path} does not match {_CONFIG}:\n  "
+                     + "\n  ".join(problems))
+  return traverse_util.unflatten_dict(
+      {key: jnp.asarray(value, dtype) for key, value in flat.items()}, sep="/")
+
+
+def _read_prompts(folder):
+  path = folder / _PROMPTS
+  if not path.is_file():
+    return []
+  return [json.loads(line) for line in
+          path.read_text(encoding="utf-8").splitlines() if line.strip()]

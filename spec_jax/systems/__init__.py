@@ -7,6 +7,7 @@ True
 'classic'
 """
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -66,7 +67,8 @@ def build(name: str, bundle, **hyper):
       raise ValueError(registry_lib.unknown(
           f"hyper-parameter of {name}", key, known or ("none",)))
   parts = registration.Parts(bundle.target, bundle.models, bundle.end_of_text)
-  system = entry.build(parts, **hyper)
+  system = dataclasses.replace(
+      entry.build(parts, **hyper), tokenizer=bundle.tokenizer)
   drafter = None if entry.drafter is None else bundle.params[entry.drafter]
   return system, types.Params(bundle.params["target"], drafter)
 
