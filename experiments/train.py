@@ -28,11 +28,12 @@ _OUT = flags.DEFINE_string(
 _CORPUS = flags.DEFINE_string(
     "corpus", None, "Folder of *.py files; default: this interpreter's"
     " standard library.")
-_STAGES = flags.DEFINE_list(
-    "stages", ["target", "draft"], "Which models to train, in order.")
 _CHECKPOINT_EVERY = flags.DEFINE_integer(
     "checkpoint_every", 50, "Steps between checkpoints.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of weights and data order.")
+
+# Held-out prompts that go into the bundle.
+_NUM_PROMPTS = 24
 
 
 def prepare(folder: pathlib.Path, corpus: data.Corpus, vocab_size: int
@@ -52,6 +53,7 @@ def train_model(name, table, trained, streams, folder, seed, checkpoint_every):
   recipe = table[name]
   train, heldout, heldout_bytes = streams
   teacher = frozen = None
+  start = trained.get(recipe.grown_from)
   if recipe.teacher:
     teacher = contract.decoder_model(table[recipe.teacher].config)
     frozen = trained[recipe.teacher]
@@ -62,8 +64,8 @@ def train_model(name, table, trained, streams, folder, seed, checkpoint_every):
     bar.update(step - bar.n)
     bar.set_postfix({k: f"{v:.3f}" for k, v in row.items() if k != "step"})
 
-  make = (recipes.distillation_recipe(recipe, teacher) if teacher
-          else recipes.corpus_recipe(recipe))
+  make = (recipes.distillation_recipe(recipe, teacher, start) if teacher
+          else recipes.corpus_recipe(recipe, start))
   params = loop.fit(
       make, windows, num_steps=recipe.num_steps, folder=folder / name,
       frozen=frozen, seed=seed, checkpoint_every=checkpoint_every,
@@ -84,16 +86,19 @@ def main(argv):
   streams = (data.pack(tokenizer, corpus.train), data.pack(tokenizer, texts),
              sum(len(text.encode()) for text in texts))
   trained = {}
-  for name in _STAGES.value:
+  for name in table:
     trained[name] = train_model(name, table, trained, streams, folder,
                                 _SEED.value, _CHECKPOINT_EVERY.value)
   logs = {name: loop.read_log(folder / name / loop.LOG_NAME)
           for name in trained}
   (folder / "curves.json").write_text(json.dumps(logs))
+  shipped = [name for name in table if table[name].is_shipped]
   bundle_lib.save(
       folder / "bundle", _BUNDLE.value,
-      {name: table[name].config for name in trained}, trained,
-      folder / "tokenizer.json")
+      {name: table[name].config for name in shipped},
+      {name: trained[name] for name in shipped},
+      folder / "tokenizer.json",
+      data.heldout_prompts(corpus, tokenizer, _NUM_PROMPTS))
 
 
 if __name__ == "__main__":

@@ -33,12 +33,12 @@ class Sampling:
   repetition_penalty: float = 1.0
 
   def __post_init__(self):
-    _require("temperature", self.temperature, self.temperature >= 0, ">= 0")
-    _require("top_k", self.top_k, self.top_k >= 0, ">= 0 (0 keeps all)")
-    _require("top_p", self.top_p, 0 < self.top_p <= 1, "in (0, 1]")
-    _require("min_p", self.min_p, 0 <= self.min_p < 1, "in [0, 1)")
-    _require("repetition_penalty", self.repetition_penalty,
-             self.repetition_penalty > 0, "> 0")
+    _require("temperature", self.temperature, lambda v: v >= 0, ">= 0")
+    _require("top_k", self.top_k, lambda v: v >= 0, ">= 0 (0 keeps all)", int)
+    _require("top_p", self.top_p, lambda v: 0 < v <= 1, "in (0, 1]")
+    _require("min_p", self.min_p, lambda v: 0 <= v < 1, "in [0, 1)")
+    _require("repetition_penalty", self.repetition_penalty, lambda v: v > 0,
+             "> 0")
 
   @property
   def is_greedy(self) -> bool:
@@ -61,7 +61,8 @@ class Sampling:
     Returns:
       `f[..., V]`, at least float32, rows sum to 1.
     """
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    if jnp.finfo(logits.dtype).bits < 32:
+      logits = logits.astype(jnp.float32)
     if self.needs_seen:
       logits = _penalise(logits, seen, self.repetition_penalty)
     if self.is_greedy:
@@ -82,10 +83,11 @@ class Sampling:
     return logits
 
 
-def _require(name, value, holds, expected):
-  if not isinstance(value, (int, float)) or isinstance(value, bool):
-    raise ValueError(f"{name}={value!r}, a number was expected.")
-  if math.isnan(value) or math.isinf(value) or not holds:
+def _require(name, value, holds_fn, expected, kind=(int, float)):
+  if not isinstance(value, kind) or isinstance(value, bool):
+    wanted = "an integer" if kind is int else "a number"
+    raise ValueError(f"{name}={value!r}, {wanted} was expected.")
+  if not math.isfinite(value) or not holds_fn(value):
     raise ValueError(f"{name}={value!r}, expected {expected}.")
 
 

@@ -85,7 +85,15 @@ def propose(system: System, params: types.Params, state: types.DecodeState
 def verify(system: System, params: types.Params, state: types.DecodeState,
            tree: types.DraftTree, drafter: Any
            ) -> tuple[types.DecodeState, types.StepInfo]:
-  """The target's half of a round: forward, verify, stop, commit, update."""
+  """The target's half of a round, with its statistics."""
+  new_state, outcome = judge(system, params, state, tree, drafter)
+  return new_state, info(state, tree, outcome.verdict)
+
+
+def judge(system: System, params: types.Params, state: types.DecodeState,
+          tree: types.DraftTree, drafter: Any
+          ) -> tuple[types.DecodeState, types.Outcome]:
+  """Forward, verify, stop, commit, update; returns what was decided."""
   mask = tree_lib.ancestor_mask(tree.parents, tree.valid)
   out = system.target.forward(
       params.target, tree.tokens, tree_lib.positions(tree, state.length),
@@ -100,7 +108,7 @@ def verify(system: System, params: types.Params, state: types.DecodeState,
       tokens=tokens, length=length, status=status,
       cache=state.cache.commit(out.fresh, verdict.path, verdict.count),
       drafter=system.drafter.update(params.drafter, drafter, outcome))
-  return new_state, info(state, tree, verdict)
+  return new_state, outcome
 
 
 def step(system: System, params: types.Params, state: types.DecodeState

@@ -111,8 +111,10 @@ def prune(tree: types.DraftTree, scores: jax.Array, budget: int
         f"budget={budget} nodes, the tree has {tree.num_nodes}; expected"
         " between 1 and that.")
   mask = ancestor_mask(tree.parents, jnp.ones_like(tree.valid))
+  # Every path has the root, whose own score must not cap the others.
+  scores = scores.at[:, 0].set(jnp.inf)
   closed = jnp.where(mask, scores[:, None, :], jnp.inf).min(-1)
-  closed = jnp.where(tree.valid, closed, -jnp.inf).at[:, 0].set(jnp.inf)
+  closed = jnp.where(tree.valid, closed, -jnp.inf)
   order = jnp.argsort(-closed, axis=-1, stable=True)
   kept = jnp.sort(order[:, :budget], axis=-1)
   rank = jnp.zeros(tree.parents.shape, jnp.int32)
@@ -155,11 +157,12 @@ def merge(first: types.DraftTree, second: types.DraftTree) -> types.DraftTree:
   parents = jnp.where(
       parents < 0, -1,
       jnp.take_along_axis(twin, jnp.maximum(parents, 0), 1))
-  merged = types.DraftTree(
+  # Twins pool their children, so the bounds of the two trees do not add up
+  # to a bound of the union; the number of its nodes is one.
+  return types.DraftTree(
       tokens, jnp.where(is_first | (nodes == 0), parents, 0),
       valid & is_first, None, "deterministic", max(first.depth, second.depth),
-      min(first.max_children + second.max_children, tokens.shape[1]))
-  return merged
+      tokens.shape[1] - 1)
 
 
 def _twins(tokens, parents, valid):

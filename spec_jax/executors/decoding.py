@@ -3,6 +3,7 @@
 from flax import struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spec_jax.core import counts as counts_lib
 from spec_jax.core import system as system_lib
@@ -46,10 +47,21 @@ class Decoded:
   counts: counts_lib.Counts
 
 
-def capacity_for(prompts: Prompts, max_new_tokens: int) -> int:
-  """Cache slots for a batch, rounded up to a shared size."""
-  needed = prompts.tokens.shape[1] + max_new_tokens
-  return -(-needed // _BUCKET) * _BUCKET
+def capacity_for(prompts: Prompts, max_new_tokens,
+                 capacity: int | None = None) -> int:
+  """Cache slots for a batch: as asked for, or enough, rounded up.
+
+  Raises:
+    ValueError: too few were asked for; text would be lost without a word.
+  """
+  needed = prompts.tokens.shape[1] + int(np.max(max_new_tokens))
+  if capacity is None:
+    return -(-needed // _BUCKET) * _BUCKET
+  if capacity < needed:
+    raise ValueError(
+        f"capacity={capacity} slots, expected at least {needed}: prompts of"
+        f" width {prompts.tokens.shape[1]} and their new tokens.")
+  return capacity
 
 
 def start(system: system_lib.System, params: types.Params, prompts: Prompts,

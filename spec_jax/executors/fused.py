@@ -24,10 +24,13 @@ class Fused:
   def start(self, system, params, prompts, keys, max_new_tokens,
             capacity=None):
     """The state before the first round; see `decoding.start`."""
-    if capacity is None:
-      capacity = decoding.capacity_for(prompts, max_new_tokens)
+    capacity = decoding.capacity_for(prompts, max_new_tokens, capacity)
     return _start(system, params, prompts, keys, max_new_tokens, capacity,
                   self.chunk)
+
+  def rounds(self, system, params, state, counts, max_rounds=None):
+    """See `decoding.rounds`; state and counts are consumed."""
+    return _rounds(system, params, state, counts, max_rounds)
 
   def run(self, system, params, prompts, keys, max_new_tokens,
           capacity=None) -> decoding.Decoded:
@@ -38,12 +41,12 @@ class Fused:
       params: `types.Params`.
       prompts: `decoding.Prompts`.
       keys: `key[B]`.
-      max_new_tokens: budget per row, int.
+      max_new_tokens: budget per row, an int or `i32[B]`.
       capacity: cache slots; default: what the batch needs, rounded up.
     """
     state = self.start(system, params, prompts, keys, max_new_tokens, capacity)
     counts = decoding.zero_counts(system, prompts.tokens.shape[0])
-    state, counts = _rounds(system, params, state, counts, None)
+    state, counts = self.rounds(system, params, state, counts)
     return decoding.finish(state, counts, prompts.length)
 
   def stream(self, system, params, prompts, keys, max_new_tokens,
@@ -52,7 +55,8 @@ class Fused:
     state = self.start(system, params, prompts, keys, max_new_tokens, capacity)
     counts = decoding.zero_counts(system, prompts.tokens.shape[0])
     while True:
-      state, counts = _rounds(system, params, state, counts, rounds_per_yield)
+      state, counts = self.rounds(
+          system, params, state, counts, rounds_per_yield)
       is_going = bool(state.is_running.any())
       # The next call donates the buffers, so the caller gets its own copy.
       yield jax.device_get(decoding.finish(state, counts, prompts.length))

@@ -136,3 +136,38 @@ class Windows:
     rows = order[index * self.batch:(index + 1) * self.batch]
     starts = offset + rows[:, None] * self.length
     return self.stream[starts + np.arange(self.length)].astype(np.int32)
+
+
+def heldout_prompts(corpus: Corpus, tokenizer: tokenizers.Tokenizer,
+                    count: int, num_tokens: int = 96
+                    ) -> list[dict[str, str]]:
+  """Beginnings of held-out code, cut at a line end, at most one a file.
+
+  Args:
+    corpus: its held-out files are used, the longest first: a short file has
+      no text left to continue.
+    tokenizer: measures the length.
+    count: prompts at most.
+    num_tokens: at most, of each prompt.
+
+  Returns:
+    Rows with "prompt" and "source" (file and first line).
+  """
+  rows = []
+  for name, text in sorted(corpus.heldout, key=lambda item: -len(item[1])):
+    lines = text.splitlines(keepends=True)
+    starts = [i for i, line in enumerate(lines)
+              if line.lstrip().startswith(("def ", "class "))]
+    if not starts:
+      continue
+    first = starts[len(starts) // 2]
+    prompt = ""
+    for line in lines[first:]:
+      if len(tokenizer.encode(prompt + line).ids) > num_tokens:
+        break
+      prompt += line
+    if len(tokenizer.encode(prompt).ids) >= num_tokens // 2:
+      rows.append({"prompt": prompt, "source": f"{name}:{first + 1}"})
+    if len(rows) == count:
+      break
+  return rows

@@ -7,6 +7,7 @@ import numpy as np
 
 from spec_jax.models import config as config_lib
 from spec_jax.models import contract
+from spec_jax.training import growth
 from spec_jax.training import loop
 from spec_jax.training import losses
 from spec_jax.training import optimizers
@@ -22,7 +23,10 @@ class ModelRecipe:
     batch: windows per step.
     length: tokens per window.
     learning_rate: peak.
+    decay: fraction of the steps over which the rate falls to 0.
+    grown_from: name of a shallower model whose weights are the start, or None.
     teacher: name of the model whose law is learnt, or None for the corpus.
+    is_shipped: whether the bundle contains it.
   """
 
   config: config_lib.DecoderConfig
@@ -30,7 +34,10 @@ class ModelRecipe:
   batch: int = 16
   length: int = 256
   learning_rate: float = 1e-2
+  decay: float = 0.5
+  grown_from: str | None = None
   teacher: str | None = None
+  is_shipped: bool = True
 
 
 def _decoder(d_model, num_layers, num_kv_heads, d_ff):
@@ -42,35 +49,46 @@ def _decoder(d_model, num_layers, num_kv_heads, d_ff):
       d_ff=d_ff, max_positions=1024, embed_scale=d_model ** 0.5)
 
 
+# Stages run in the order of the table. The target's weights (60 MB in float32)
+# exceed the last-level cache of common machines, as those of large models do:
+# a forward of one token is bound by memory, and a few more tokens are cheap.
 BUNDLES = {
     "tiny-python": {
-        "target": ModelRecipe(_decoder(384, 5, 2, 1024), num_steps=1400),
-        "draft": ModelRecipe(_decoder(192, 2, 1, 512), num_steps=3000,
+        "shallow": ModelRecipe(_decoder(384, 5, 2, 1024), num_steps=350,
+                               decay=0.0, is_shipped=False),
+        "target": ModelRecipe(_decoder(384, 9, 2, 1024), num_steps=400,
+                              decay=0.6, grown_from="shallow"),
+        "draft_base": ModelRecipe(_decoder(192, 2, 1, 512), num_steps=500,
+                                  decay=0.0, is_shipped=False),
+        "draft": ModelRecipe(_decoder(192, 2, 1, 512), num_steps=400,
+                             decay=0.8, grown_from="draft_base",
                              teacher="target"),
     },
     # The same recipe at a size that runs in seconds; for tests.
     "smoke": {
+        "shallow": ModelRecipe(_decoder(64, 1, 1, 96), num_steps=8, batch=2,
+                               length=32, decay=0.0, is_shipped=False),
         "target": ModelRecipe(_decoder(64, 2, 1, 96), num_steps=12, batch=2,
-                              length=32),
+                              length=32, grown_from="shallow"),
         "draft": ModelRecipe(_decoder(64, 1, 1, 64), num_steps=12, batch=2,
                              length=32, teacher="target"),
     },
 }
 
 
-def corpus_recipe(recipe: ModelRecipe) -> loop.Recipe:
-  """Next-token cross-entropy on the corpus."""
+def corpus_recipe(recipe: ModelRecipe, start=None) -> loop.Recipe:
+  """Next-token cross-entropy on the corpus; `start`: parameters to grow."""
   model = contract.decoder_model(recipe.config)
 
   def loss(params, frozen, tokens, key):
     del frozen, key
     return losses.next_token(model.score(params, tokens).logits, tokens), {}
 
-  return loop.Recipe(model.init, loss, _optimizer(recipe))
+  return loop.Recipe(_init(model, start), loss, _optimizer(recipe))
 
 
-def distillation_recipe(recipe: ModelRecipe, teacher: contract.LinenModel
-                        ) -> loop.Recipe:
+def distillation_recipe(recipe: ModelRecipe, teacher: contract.LinenModel,
+                        start=None) -> loop.Recipe:
   """Forward KL from the frozen teacher (`frozen` = its parameters).
 
   The gradient of the forward KL is that of the cross-entropy with the
@@ -87,12 +105,19 @@ def distillation_recipe(recipe: ModelRecipe, teacher: contract.LinenModel
         "agreement": losses.agreement(p_logits, q_logits),
     }
 
-  return loop.Recipe(model.init, loss, _optimizer(recipe))
+  return loop.Recipe(_init(model, start), loss, _optimizer(recipe))
+
+
+def _init(model, start):
+  if start is None:
+    return model.init
+  return lambda key: growth.deepen(start, model.config.num_layers)
 
 
 def _optimizer(recipe):
   return optimizers.muon(recipe.learning_rate, recipe.num_steps,
-                         warmup=min(50, recipe.num_steps // 4))
+                         warmup=min(50, recipe.num_steps // 4),
+                         decay=recipe.decay)
 
 
 def evaluator(recipe: ModelRecipe, stream: np.ndarray, num_bytes: int,

@@ -1,4 +1,4 @@
-"""Token rules as laws: what is emitted, given the target, the draft, the drafts.
+"""Token rules as laws: what is emitted, given target, draft law and drafts.
 
 Every rule here is a frozen dataclass with one method,
 `law(p[V], q[V] | None, drafts[K], is_draft[K]) -> probs[V]`. Sampling and exact

@@ -1,4 +1,4 @@
-"""Every rule, every draw law: output law, acceptance, optimum, by enumeration."""
+"""Every rule and draw law, by enumeration: output, acceptance, optimum."""
 
 import hypothesis
 from hypothesis import strategies as st
@@ -43,10 +43,12 @@ def output_error(name, draw, p, q, num_drafts, dtype=np.float64):
   return np.abs(law - np.asarray(p) / np.sum(p)).max()
 
 
-def check_output_laws(dtype=np.float64, tolerance=1e-12, num_drafts=(1, 2, 3)):
+def check_output_laws(dtype=np.float64, tolerance=1e-12, num_drafts=(1, 2, 3),
+                      labels=tuple(PAIRS)):
   """Every exact rule reproduces p on every pair; named by the first failure."""
   for name, draw in exact_rules():
-    for label, (p, q) in PAIRS.items():
+    for label in labels:
+      p, q = PAIRS[label]
       for k in num_drafts:
         if fits(name, draw, q, k):
           error = output_error(name, draw, p, q, k, dtype)

@@ -1,7 +1,8 @@
 """Plain autoregressive decoding: the baseline of every speed-up.
 
+Bengio et al. 2003, Sec. 2 (one conditional law per token, by the chain rule).
 The same executor and step as every other system, with an empty draft: one
-target call emits one token.
+target call emits one token. Departures: none.
 """
 
 from spec_jax.core import registry

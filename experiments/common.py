@@ -1,0 +1,276 @@
+"""What the programs share: flags, systems by name, errors without traceback."""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+import contextlib
+import dataclasses
+import sys
+from typing import Any
+
+from absl import flags
+import jax.numpy as jnp
+
+import spec_jax
+from spec_jax import systems
+from spec_jax.core import registry
+from spec_jax.executors import fused
+from spec_jax.executors import hosted
+
+BASELINE = "autoregressive"
+_TRUTH = {"true": True, "yes": True, "1": True,
+          "false": False, "no": False, "0": False}
+
+
+class UsageError(Exception):
+  """A mistake of the caller; shown without a traceback, exit code 2."""
+
+
+@contextlib.contextmanager
+def clean_errors() -> Iterator[None]:
+  """Turns the ValueErrors of checks and files into usage errors."""
+  try:
+    yield
+  except ValueError as error:
+    raise UsageError(str(error)) from error
+
+
+def launch(doc: str, define_fn: Callable[[flags.FlagValues], None],
+           run_fn: Callable[[flags.FlagValues], int],
+           argv: Sequence[str] | None = None) -> int:
+  """Parses flags and runs a program.
+
+  Flags belong to the call, not to the process, so that several programs can
+  be run from one notebook or test.
+
+  Args:
+    doc: shown by --help above the flags.
+    define_fn: defines the flags.
+    run_fn: the program; returns the exit code.
+    argv: arguments without the program's name; default: the process's.
+  """
+  values = flags.FlagValues()
+  flags.DEFINE_bool("help", False, "Show this text and end.",
+                    short_name="h", flag_values=values)
+  define_fn(values)
+  try:
+    rest = values(["program", *(sys.argv[1:] if argv is None else argv)])[1:]
+    if values.help:
+      print(f"{doc.strip()}\n\nFlags:\n{values.get_help()}")
+      return 0
+    if rest:
+      raise UsageError(f"unexpected argument {rest[0]!r}, expected flags only"
+                       " (--help lists them).")
+    return run_fn(values)
+  except (UsageError, flags.Error) as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print("interrupted", file=sys.stderr)
+    return 130
+
+
+def define_models(values: flags.FlagValues) -> None:
+  """--bundle, --hf, --hf_draft, --dtype."""
+  flags.DEFINE_string(
+      "bundle", "tiny-python", "A shipped bundle"
+      f" ({', '.join(spec_jax.models.bundle.shipped_names()) or 'none'}) or a"
+      " folder with bundle.json.", flag_values=values)
+  flags.DEFINE_string(
+      "hf", None, "A folder with a Hugging Face model (config.json,"
+      " safetensors, tokenizer.json), in place of --bundle.",
+      flag_values=values)
+  flags.DEFINE_string("hf_draft", None, "The same, of the draft model.",
+                      flag_values=values)
+  flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16", "float16"),
+                    "Of parameters and computation.", flag_values=values)
+
+
+def define_systems(values: flags.FlagValues, default: Sequence[str] | None
+                   ) -> None:
+  """--system and --set."""
+  flags.DEFINE_list(
+      "system", default, "Systems, separated by commas; default: all that the"
+      f" models allow. Known: {', '.join(systems.names())}.",
+      flag_values=values)
+  flags.DEFINE_multi_string(
+      "set", [], "A hyper-parameter, key=value or system.key=value; may be"
+      " repeated. Lists are written 4,2,1.", flag_values=values)
+
+
+def define_decoding(values: flags.FlagValues, temperatures: Sequence[str],
+                    max_new_tokens: int = 128) -> None:
+  """--temperature, --max_new_tokens and --seed."""
+  flags.DEFINE_list("temperature", list(temperatures),
+                    "One or more, separated by commas; 0 is greedy.",
+                    flag_values=values)
+  flags.DEFINE_integer("max_new_tokens", max_new_tokens, "Tokens per prompt.",
+                       flag_values=values)
+  flags.DEFINE_integer("seed", 0, "Row r draws from (seed, r, position).",
+                       flag_values=values)
+
+
+def load_models(values: flags.FlagValues) -> spec_jax.Bundle:
+  """The models that the flags ask for."""
+  dtype = jnp.dtype(values.dtype)
+  with clean_errors():
+    if values.hf is None:
+      if values.hf_draft is not None:
+        raise ValueError(f"--hf_draft={values.hf_draft} is only used together"
+                         " with --hf, which was not given.")
+      bundle = spec_jax.load_bundle(values.bundle, dtype)
+    else:
+      bundle = spec_jax.from_hf(values.hf, values.hf_draft, dtype)
+    if bundle.tokenizer is None:
+      raise ValueError(f"{values.hf}: no tokenizer.json, but prompts are texts"
+                       " and need one.")
+  return bundle
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Choice:
+  """A system that was built.
+
+  Attributes:
+    name: as registered.
+    system: at temperature 1.
+    params: its parameters.
+    hyper: all its hyper-parameters, defaults included.
+    exact: whether it claims to be.
+  """
+
+  name: str
+  system: spec_jax.System
+  params: spec_jax.Params
+  hyper: dict[str, Any]
+  exact: bool
+
+  @property
+  def executor(self) -> fused.Fused:
+    needs_host = self.system.drafter.needs.host_store
+    return hosted.Hosted() if needs_host else fused.Fused()
+
+  def at(self, temperature: float) -> spec_jax.System:
+    return self.system.with_sampling(spec_jax.Sampling(temperature))
+
+
+def choose(bundle: spec_jax.Bundle, names: Sequence[str] | None,
+           overrides: Sequence[str]) -> tuple[list[Choice], dict[str, str]]:
+  """Builds the systems that were asked for.
+
+  Args:
+    bundle: the models.
+    names: None for all that the models allow.
+    overrides: `key=value` or `system.key=value`.
+
+  Returns:
+    The systems, and those left out with the reason.
+
+  Raises:
+    UsageError: unknown names or values; a system that was asked for by name
+      but cannot be built.
+  """
+  with clean_errors():
+    wanted = list(dict.fromkeys(names or systems.names()))
+    hyper = hyper_parameters(wanted, overrides)
+    chosen, skipped = [], {}
+    for name in wanted:
+      try:
+        system, params = systems.build(name, bundle, **hyper[name])
+      except ValueError as error:
+        if names:
+          raise ValueError(f"{name}: {error}") from error
+        skipped[name] = str(error)
+        continue
+      chosen.append(Choice(
+          name, system, params, systems.hyper_parameters(name) | hyper[name],
+          systems.info(name).exact))
+  return chosen, skipped
+
+
+def hyper_parameters(names: Sequence[str], overrides: Sequence[str]
+                     ) -> dict[str, dict[str, Any]]:
+  """What --set says about each system.
+
+  Raises:
+    ValueError: an override that is malformed or fits none of the systems.
+  """
+  known = {name: systems.hyper_parameters(name) for name in names}
+  found = {name: {} for name in names}
+  for override in overrides:
+    key, is_pair, text = override.partition("=")
+    owner, _, key = key.rpartition(".")
+    if not is_pair or not key:
+      raise ValueError(f"--set {override}: expected key=value, such as"
+                       " depth=5.")
+    if owner and owner not in known:
+      raise ValueError("--set: " + registry.unknown("system", owner, known))
+    takers = [name for name in ([owner] if owner else names)
+              if key in known[name]]
+    if not takers:
+      everything = {k for name in names for k in known[name]} or {"none"}
+      raise ValueError(f"--set {override}: " + registry.unknown(
+          f"hyper-parameter of {owner or ', '.join(names)}", key, everything))
+    for name in takers:
+      found[name][key] = parse(override, text, known[name][key], name)
+  return found
+
+
+def parse(override: str, text: str, default: Any, name: str) -> Any:
+  """A value of the type that the builder's default has."""
+  kind, value = type(default), text.strip()
+  try:
+    if kind is bool:
+      return _TRUTH[value.lower()]
+    if kind is tuple:
+      element = type(default[0]) if default else int
+      return tuple(element(part) for part in value.split(","))
+    if default is None:
+      return _guess(value)
+    return kind(value)
+  except (KeyError, ValueError, TypeError) as error:
+    raise ValueError(
+        f"--set {override}: {value!r} is not of the type of {name}'s default"
+        f" {default!r} ({kind.__name__}).") from error
+
+
+def _guess(value):
+  for kind in (int, float):
+    try:
+      return kind(value)
+    except ValueError:
+      continue
+  return value
+
+
+def numbers(texts: Sequence[str], flag: str, kind: type = float) -> list:
+  """A list flag as numbers, repetitions dropped.
+
+  Raises:
+    ValueError: naming the flag and the text that is no number.
+  """
+  found = []
+  for text in texts:
+    try:
+      found.append(kind(text))
+    except ValueError as error:
+      wanted = "a whole number" if kind is int else "a number"
+      raise ValueError(
+          f"--{flag}: {text!r} is not {wanted}.") from error
+  if not found:
+    raise ValueError(f"--{flag} is empty, expected at least one value.")
+  return list(dict.fromkeys(found))
+
+
+def temperatures(values: flags.FlagValues) -> list[float]:
+  """The values of --temperature, checked."""
+  with clean_errors():
+    found = numbers(values.temperature, "temperature")
+    for value in found:
+      spec_jax.Sampling(temperature=value)
+  return found
+
+
+def flags_of(values: flags.FlagValues) -> dict[str, Any]:
+  """All flags but --help, for a result card."""
+  return {k: v for k, v in values.flag_values_dict().items() if k != "help"}

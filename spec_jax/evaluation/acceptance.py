@@ -1,0 +1,199 @@
+"""How close to the optimum a system's acceptance is, try by try.
+
+A try is a position at which drafts stood. The audit decodes round by round
+and keeps, for each try, the law that drew the drafts, as the drafter itself
+gave it, and the target's law, by teacher forcing over the emitted text. Given
+the text so far a try succeeds with at most the optimal probability, so the
+measured acceptance is at most the mean optimum, up to sampling noise.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spec_jax.core import keys as keys_lib
+from spec_jax.core import sampling as sampling_lib
+from spec_jax.core import system as system_lib
+from spec_jax.core import tree as tree_lib
+from spec_jax.core import types
+from spec_jax.evaluation import prompts as prompts_lib
+from spec_jax.evaluation import workload as workload_lib
+from spec_jax.executors import decoding
+from spec_jax.executors import fused
+
+# `(p[n, V], q[n, V], num_drafts, draw) -> f[n]`, or None if there is none.
+OptimumFn = Callable[[np.ndarray, np.ndarray, int, str], np.ndarray | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit:
+  """Acceptance beside what would have been possible.
+
+  Attributes:
+    tries: positions at which drafts stood.
+    acceptance: share of tries whose drafts held the emitted token.
+    optimum: mean of the best possible probability; None without a formula.
+    standard_error: of `acceptance - optimum`, tries taken as independent.
+  """
+
+  tries: int
+  acceptance: float
+  optimum: float | None
+  standard_error: float | None
+
+  @property
+  def gap(self) -> float | None:
+    return None if self.optimum is None else self.optimum - self.acceptance
+
+  def as_dict(self) -> dict[str, float | int | None]:
+    return dataclasses.asdict(self) | {"gap": self.gap}
+
+
+@struct.dataclass
+class _Tries:
+  """One round: a slot per depth, `[B, D]`; `q` is `f[B, D, V]`."""
+
+  is_try: jax.Array
+  is_hit: jax.Array
+  num_drafts: jax.Array
+  position: jax.Array
+  q: jax.Array
+  draw: str = struct.field(pytree_node=False)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _round(system, params, state):
+  """A step that also tells what stood at each depth of the path."""
+  tree, drafter = system_lib.propose(system, params, state)
+  new_state, info = system_lib.verify(system, params, state, tree, drafter)
+  slots = jnp.arange(tree.depth)
+  position = state.length[:, None] + slots[None]
+  emitted = jnp.take_along_axis(
+      new_state.tokens,
+      jnp.minimum(position, state.tokens.shape[1] - 1), axis=1)
+  tries = jax.vmap(_row_tries)(tree, emitted, info.emitted)
+  return new_state, tries.replace(position=position)
+
+
+def _row_tries(tree, emitted, count):
+  """Follows the emitted tokens down the tree of one row."""
+  node, alive = jnp.zeros((), jnp.int32), jnp.ones((), bool)
+  columns = []
+  for depth in range(tree.depth):
+    drafts, exists = tree_lib.children(
+        tree.parents, tree.valid, node, tree.max_children)
+    hit = exists & (tree.tokens[drafts] == emitted[depth])
+    is_try = alive & exists.any() & (depth < count)
+    columns.append(
+        (is_try, is_try & hit.any(), exists.sum(), tree.q[node]))
+    alive = is_try & hit.any()
+    node = jnp.where(alive, drafts[jnp.argmax(hit)], node)
+  is_try, is_hit, num_drafts, laws = zip(*columns)
+  return _Tries(jnp.stack(is_try), jnp.stack(is_hit), jnp.stack(num_drafts),
+                jnp.zeros((tree.depth,), jnp.int32), jnp.stack(laws),
+                tree.draw)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _target_laws(model, sampling, params, tokens):
+  """`f[L, V]`: row t is the law of token t + 1 of `i32[L]`."""
+  logits = model.score(params, tokens[None]).logits[0]
+  seen = None
+  if sampling.needs_seen:
+    once = jax.nn.one_hot(tokens, logits.shape[-1], dtype=jnp.int32)
+    seen = jnp.cumsum(once, axis=0) > 0
+  return sampling.probs(logits, seen)
+
+
+def audit(system: system_lib.System, params: types.Params,
+          work: workload_lib.Workload, optimum_fn: OptimumFn) -> Audit | None:
+  """Audits the first turns of a workload.
+
+  Args:
+    system: any; without drafts there is nothing to audit.
+    params: its parameters.
+    work: what to decode.
+    optimum_fn: the best acceptance, given p, q, the number of drafts and how
+      they were drawn; this package does not judge itself.
+
+  Returns:
+    None if the drafts have no law, or none was drawn.
+  """
+  hits, optima = [], []
+  for prompts, keys in _batches(work):
+    state, tries = _decode(system, params, prompts, keys, work.max_new_tokens)
+    if tries is None:
+      return None
+    for row in range(prompts.tokens.shape[0]):
+      hit, optimum = _score(system, params, state, tries, row, optimum_fn)
+      hits.append(hit)
+      optima.append(optimum)
+  hits = np.concatenate(hits)
+  if not hits.size:
+    return None
+  if any(optimum is None for optimum in optima):
+    return Audit(hits.size, float(hits.mean()), None, None)
+  optima = np.concatenate(optima)
+  noise = np.sqrt((optima * (1 - optima)).clip(0).sum()) / hits.size
+  return Audit(hits.size, float(hits.mean()), float(optima.mean()),
+               float(noise))
+
+
+def _batches(work):
+  """Prompts and keys, as `workload.run` makes them for first turns."""
+  first_row = 0
+  for group in work.groups():
+    rows = [work.fit(work.encode(c, 0), c.name)[0] for c in group]
+    keys = keys_lib.row_keys(work.seed, len(group), first_row)
+    first_row += len(group)
+    yield prompts_lib.batch(rows, work.limit), keys
+
+
+def _start(system, params, prompts, keys, max_new_tokens):
+  # The prefill draws nothing: all temperatures share one compilation.
+  return fused.Fused().start(
+      system.with_sampling(sampling_lib.GREEDY), params, prompts, keys,
+      max_new_tokens, decoding.capacity_for(prompts, max_new_tokens))
+
+
+def _decode(system, params, prompts, keys, max_new_tokens):
+  """The last state and the tries of every round, as NumPy arrays.
+
+  The tries are None where the drafts have no law.
+  """
+  state = _start(system, params, prompts, keys, max_new_tokens)
+  tree, _ = jax.eval_shape(
+      functools.partial(system_lib.propose, system), params, state)
+  if tree.q is None:
+    return state, None
+  tries = []
+  while bool(state.is_running.any()):
+    state, found = _round(system, params, state)
+    tries.append(jax.device_get(found))
+  return state, tries
+
+
+def _score(system, params, state, tries, row, optimum_fn):
+  """Hits `bool[n]` and optima `f[n]` (or None) of one row."""
+  pick = lambda field: np.concatenate(
+      [getattr(t, field)[row][t.is_try[row]] for t in tries])
+  hits = pick("is_hit")
+  if not hits.size:
+    return hits, np.zeros(0)
+  q, drafts, draw = pick("q"), pick("num_drafts"), tries[0].draw
+  p = np.asarray(_target_laws(
+      system.target, system.sampling, params.target, state.tokens[row]))
+  p = p[pick("position") - 1]
+  optima = np.zeros(hits.size)
+  for count in np.unique(drafts):
+    at = drafts == count
+    found = optimum_fn(p[at], q[at], int(count), draw)
+    if found is None:
+      return hits, None
+    optima[at] = found
+  return hits, optima

@@ -1,0 +1,181 @@
+"""What the forward passes of a round cost, each timed on its own.
+
+A round is traced once with models that write down every call; the calls are
+then compiled and timed in isolation, so the prediction `tau / (cost of a
+round / cost of a token)` knows nothing of the executor it is compared with.
+Each is timed in a short loop on the device: a dispatch from Python costs as
+much as a small model's forward, and a decode pays it once, not every round.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spec_jax.core import system as system_lib
+from spec_jax.core import types
+
+_STATIC = ("taps", "with_logits")
+_LOOP = 8  # Forwards per sample.
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundCost:
+  """Isolated cost of one round.
+
+  Attributes:
+    target: seconds, the target's forward over the tree.
+    draft: seconds, all draft forwards; where the drafter has no model that
+      could be called alone, its whole proposal.
+    tree_tokens: N, tokens per target forward.
+    draft_forwards: how many.
+  """
+
+  target: float
+  draft: float
+  tree_tokens: int
+  draft_forwards: int
+
+  @property
+  def total(self) -> float:
+    return self.target + self.draft
+
+  def as_dict(self) -> dict[str, Any]:
+    return dataclasses.asdict(self)
+
+
+def predicted_speedup(block_efficiency: float, cost: RoundCost,
+                      baseline: RoundCost) -> float:
+  """`tau / (round cost / cost of one autoregressive token)`."""
+  return block_efficiency * baseline.total / cost.total
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+  """One forward: static parts, and the shapes of the arrays."""
+
+  model: Any
+  static: tuple[tuple[str, Any], ...]
+  structure: Any
+  shapes: tuple[tuple[tuple[int, ...], str], ...]
+  num_tokens: int
+
+
+class _Recorder:
+  """A model that notes its calls."""
+
+  def __init__(self, model, calls):
+    self._model, self._calls = model, calls
+
+  def __getattr__(self, name):
+    return getattr(self._model, name)
+
+  def forward(self, params, tokens, *args, **kwargs):
+    static = tuple(sorted((k, kwargs[k]) for k in _STATIC if k in kwargs))
+    arrays = {k: v for k, v in kwargs.items() if k not in _STATIC}
+    leaves, structure = jax.tree.flatten(((tokens,) + args, arrays))
+    shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+    self._calls.append(_Call(
+        self._model, static, structure, shapes, tokens.shape[1]))
+    return self._model.forward(params, tokens, *args, **kwargs)
+
+
+def _calls(system, params, state):
+  """The forwards of one round: the target's and the draft's."""
+  target, draft = [], []
+  drafter = system.drafter
+  if hasattr(drafter, "model"):
+    drafter = dataclasses.replace(
+        drafter, model=_Recorder(drafter.model, draft))
+  traced = dataclasses.replace(
+      system, target=_Recorder(system.target, target), drafter=drafter)
+  jax.eval_shape(lambda p, s: system_lib.step(traced, p, s), params, state)
+  return target, draft
+
+
+def _timed_call(call: _Call, params):
+  """A function without arguments that runs the call `_LOOP` times."""
+  fill = lambda shape, dtype: (
+      jnp.ones(shape, bool) if dtype == "bool" else jnp.zeros(shape, dtype))
+  arrays = jax.tree.unflatten(
+      call.structure, [fill(*shape) for shape in call.shapes])
+
+  def forward(params, arrays, zero):
+    (tokens, *args), kwargs = arrays
+    return call.model.forward(
+        params, tokens + zero, *args, **kwargs, **dict(call.static))
+
+  return _looped(forward, params, arrays)
+
+
+def _timed_proposal(system, params, state):
+  def propose(params, state, zero):
+    state = state.replace(length=state.length + zero)
+    return system_lib.propose(system, params, state)
+
+  return _looped(propose, params, state)
+
+
+def _looped(fn, *args):
+  """`fn(*args, zero)`, where each `zero` waits for the call before."""
+
+  @jax.jit
+  def run(*args):
+    def body(_, zero):
+      leaves = jax.tree.leaves(fn(*args, zero))
+      # Nobody but us knows that this adds nothing.
+      return sum((leaf.max() == jnp.inf).astype(jnp.int32)
+                 for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)
+                 ) + zero
+    return jax.lax.fori_loop(0, _LOOP, body, jnp.zeros((), jnp.int32))
+
+  return lambda: jax.block_until_ready(run(*args))
+
+
+def round_costs(
+    cases: Mapping[str, tuple[system_lib.System, types.Params,
+                              types.DecodeState]],
+    repeats: int = 9) -> dict[str, RoundCost]:
+  """Times the forwards of one round of each case.
+
+  All calls take turns, so that the costs are comparable on a busy machine.
+
+  Args:
+    cases: system, parameters and a state to start the round from.
+    repeats: samples per call, of a few forwards each; the median counts.
+  """
+  calls, fns = {}, {}
+  for name, (system, params, state) in cases.items():
+    target, draft = _calls(system, params, state)
+    calls[name] = (target, draft)
+    for call in target:
+      fns.setdefault(call, _timed_call(call, params.target))
+    for call in draft:
+      fns.setdefault(call, _timed_call(call, params.drafter))
+    if not draft and system.drafter.depth:
+      fns[name] = _timed_proposal(system, params, state)
+  seconds = _medians(fns, repeats)
+  return {name: _round_cost(name, *calls[name], seconds) for name in cases}
+
+
+def _medians(fns, repeats):
+  samples = {key: [] for key in fns}
+  for repeat in range(repeats + 1):
+    for key, fn in fns.items():
+      begin = time.perf_counter()
+      fn()
+      if repeat:  # The first call compiles.
+        samples[key].append(time.perf_counter() - begin)
+  return {key: float(np.median(values)) / _LOOP
+          for key, values in samples.items()}
+
+
+def _round_cost(name, target, draft, seconds):
+  return RoundCost(
+      target=sum(seconds[call] for call in target),
+      draft=sum(seconds[call] for call in draft) + seconds.get(name, 0.0),
+      tree_tokens=target[-1].num_tokens, draft_forwards=len(draft))

@@ -1,0 +1,175 @@
+"""From logits to laws and draws, against oracles written with NumPy alone."""
+
+import functools
+
+import hypothesis
+from hypothesis import strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spec_jax.core import keys
+from spec_jax.core import sampling
+from spec_jax.verifiers import enumeration
+from tests import chi_square
+
+VOCAB = 6
+NUM_ROWS = 20_000
+_settings = hypothesis.settings(
+    deadline=None, max_examples=80, derandomize=True)
+# Quarters are exact in float32, so equal logits stay equal and ties are real.
+_logits = st.lists(st.integers(-8, 8).map(lambda n: n / 4),
+                   min_size=VOCAB, max_size=VOCAB)
+
+
+def softmax(logits):
+  mass = np.exp(logits - np.max(logits))
+  return mass / mass.sum()
+
+
+def oracle(logits, temperature=1., top_k=0, top_p=1., min_p=0.,
+           repetition_penalty=1., seen=()):
+  """The law in float64, one token at a time, and how near a tie it was."""
+  logits = np.array(logits, np.float64)
+  for token in seen:
+    is_positive = logits[token] > 0
+    logits[token] *= (1 / repetition_penalty if is_positive
+                      else repetition_penalty)
+  if temperature == 0:
+    return np.eye(len(logits))[logits.tolist().index(max(logits))], 1.
+  logits /= temperature
+  if 0 < top_k < len(logits):
+    kth = sorted(logits, reverse=True)[top_k - 1]
+    logits[logits < kth] = -np.inf
+  margin, law = 1., softmax(logits)
+  if top_p < 1:
+    mass, kept = 0., []
+    for token in sorted(range(len(law)), key=lambda t: (-law[t], t)):
+      if mass < top_p:
+        kept.append(token)
+      margin = min(margin, abs(mass - top_p))
+      mass += law[token]
+    logits[[t for t in range(len(law)) if t not in kept]] = -np.inf
+  if min_p > 0:
+    law = softmax(logits)
+    margin = min(margin, *abs(law / law.max() - min_p))
+    logits[law < min_p * law.max()] = -np.inf
+  return softmax(logits), margin
+
+
+def check_law(logits, seen=(), **settings):
+  expected, margin = oracle(logits, seen=seen, **settings)
+  hypothesis.assume(margin > 1e-5)  # Nearer, float32 may decide otherwise.
+  is_seen = jnp.zeros((VOCAB,), bool).at[jnp.asarray(seen, jnp.int32)].set(True)
+  law = sampling.Sampling(**settings).probs(
+      jnp.asarray(logits, jnp.float32), is_seen)
+  np.testing.assert_allclose(law, expected, rtol=0, atol=2e-6)
+
+
+@hypothesis.given(logits=_logits, temperature=st.sampled_from([0., .5, 1., 2.]))
+@_settings
+def test_temperature(logits, temperature):
+  check_law(logits, temperature=temperature)
+
+
+@hypothesis.given(logits=_logits, top_k=st.integers(0, VOCAB + 1))
+@_settings
+def test_top_k_keeps_ties(logits, top_k):
+  check_law(logits, top_k=top_k)
+
+
+@hypothesis.given(logits=_logits, top_p=st.sampled_from([.05, .3, .5, .9, 1.]))
+@_settings
+def test_top_p_keeps_the_smallest_set(logits, top_p):
+  check_law(logits, top_p=top_p)
+
+
+@hypothesis.given(logits=_logits, min_p=st.sampled_from([0., .05, .3, .9]))
+@_settings
+def test_min_p(logits, min_p):
+  check_law(logits, min_p=min_p)
+
+
+@hypothesis.given(logits=_logits, penalty=st.sampled_from([.5, 1., 1.3]),
+                  seen=st.sets(st.integers(0, VOCAB - 1)),
+                  temperature=st.sampled_from([0., 1.]))
+@_settings
+def test_repetition_penalty(logits, penalty, seen, temperature):
+  check_law(logits, seen=sorted(seen), temperature=temperature,
+            repetition_penalty=penalty)
+
+
+@hypothesis.given(logits=_logits, temperature=st.sampled_from([.5, 2.]),
+                  top_k=st.integers(2, 5), top_p=st.sampled_from([.6, .9]),
+                  min_p=st.sampled_from([.1, .4]))
+@_settings
+def test_all_steps_in_the_documented_order(logits, **settings):
+  check_law(logits, repetition_penalty=1.3, seen=[0, 3], **settings)
+
+
+def test_half_precision_logits_give_a_float32_law():
+  law = sampling.Sampling(.7).probs(jnp.ones((2, 3), jnp.bfloat16))
+  assert law.dtype == jnp.float32
+  np.testing.assert_allclose(law.sum(-1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("setting,value,expected", [
+    ("temperature", -1., ">= 0"), ("temperature", float("nan"), ">= 0"),
+    ("temperature", float("inf"), ">= 0"), ("temperature", "hot", "a number"),
+    ("temperature", True, "a number"), ("temperature", None, "a number"),
+    ("top_k", -1, ">= 0"), ("top_k", 2.5, "an integer"),
+    ("top_p", 0., "in (0, 1]"), ("top_p", 1.5, "in (0, 1]"),
+    ("min_p", 1., "in [0, 1)"), ("min_p", -.1, "in [0, 1)"),
+    ("repetition_penalty", 0., "> 0"),
+])
+def test_bad_settings_are_named(setting, value, expected):
+  with pytest.raises(ValueError) as error:
+    sampling.Sampling(**{setting: value})
+  assert f"{setting}={value!r}" in str(error.value)
+  assert expected in str(error.value)
+
+
+@hypothesis.given(tokens=st.lists(st.integers(0, VOCAB - 1), min_size=4,
+                                  max_size=4), length=st.integers(0, 4))
+@_settings
+def test_seen_tokens_stops_at_the_length(tokens, length):
+  seen = sampling.seen_tokens(
+      jnp.asarray([tokens], jnp.int32), jnp.asarray([length]), VOCAB)
+  assert set(np.flatnonzero(np.asarray(seen)[0])) == set(tokens[:length])
+
+
+LAW = np.array([.5, 0., .25, .2, .05, 0.])
+
+
+def test_gumbel_argmax_draws_from_the_law():
+  draws = jax.vmap(sampling.gumbel_argmax, (0, None))(
+      keys.row_keys(0, NUM_ROWS), jnp.asarray(LAW, jnp.float32))
+  counts = np.bincount(np.asarray(draws), minlength=VOCAB)
+  assert chi_square.p_value(counts, LAW) > 1e-4
+  assert chi_square.p_value(counts, LAW[::-1]) < 1e-10
+
+
+@pytest.mark.parametrize("num_drafts", [2, 3])
+def test_gumbel_top_k_is_successive_sampling(num_drafts):
+  draw = functools.partial(sampling.gumbel_top_k, k=num_drafts)
+  drafts, exists = jax.vmap(draw, (0, None))(
+      keys.row_keys(1, NUM_ROWS), jnp.asarray(LAW, jnp.float32))
+  assert np.asarray(exists).all()
+  law = np.zeros((VOCAB,) * num_drafts)
+  tuples, weights = enumeration.draft_tuples(
+      LAW, num_drafts, "without_replacement")
+  law[tuple(tuples.T)] = weights
+  counts = chi_square.joint_counts(drafts, VOCAB)
+  assert chi_square.p_value(counts, law) > 1e-4
+  # How often a token is drawn at all, whatever its place.
+  included = [(np.asarray(drafts) == t).any(1).mean() for t in range(VOCAB)]
+  expected = [weights[(tuples == t).any(1)].sum() for t in range(VOCAB)]
+  np.testing.assert_allclose(included, expected, atol=0.015)
+
+
+def test_gumbel_top_k_marks_an_exhausted_support():
+  drafts, exists = sampling.gumbel_top_k(
+      jax.random.key(0), jnp.asarray([0., .5, .5, 0.]), 4)
+  assert np.asarray(exists).tolist() == [True, True, False, False]
+  assert sorted(np.asarray(drafts)[:2].tolist()) == [1, 2]

@@ -1,0 +1,25 @@
+"""The suite notices every planted bug, and nothing where there is none."""
+
+import pytest
+
+from tests import mutation_checks
+from tests import mutations
+from tests import planted_bugs
+
+
+@pytest.mark.parametrize("check", mutation_checks.CHECKS)
+def test_sound_code_passes(check):
+  mutation_checks.CHECKS[check]()
+
+
+@pytest.mark.parametrize("bug", planted_bugs.BUGS, ids=lambda bug: bug.name)
+def test_planted_bug_is_caught(bug):
+  results = mutations.run_bug(bug, bug.suspects)
+  # An assertion, not a crash: the bug must be seen in what is decoded.
+  assert "AssertionError" in results.values(), results
+
+
+def test_a_bug_that_cannot_be_planted_is_an_error():
+  gone = planted_bugs.Bug("gone", "core.tree:positions", "no such text", "", ())
+  with pytest.raises(ValueError, match="has 0 places"):
+    mutations.run_bug(gone, ())

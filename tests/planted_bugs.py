@@ -1,0 +1,147 @@
+"""Real bugs of speculative decoders, each as an edit of the code under test.
+
+A bug is one fragment of source text and what the bug makes of it. The edited
+function replaces the original while the bug is planted. A fragment that is no
+longer found is an error, so a bug cannot silently stop being planted.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import inspect
+import textwrap
+from unittest import mock
+
+import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Bug:
+  """One edit.
+
+  Attributes:
+    name: what is wrong.
+    where: "module:function" or "module:Class.method", below `spec_jax`.
+    right: fragment of the source, occurring once.
+    wrong: what replaces it.
+    suspects: names of checks, tried in this order by the test.
+  """
+
+  name: str
+  where: str
+  right: str
+  wrong: str
+  suspects: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def planted(bug: Bug):
+  """Runs its body with the bug in place; compiled programs are dropped."""
+  module_name, path = bug.where.split(":")
+  module = importlib.import_module(f"spec_jax.{module_name}")
+  *owners, attribute = path.split(".")
+  owner = module
+  for name in owners:
+    owner = getattr(owner, name)
+  original = getattr(owner, attribute)
+  with contextlib.ExitStack() as stack:
+    edited = _edit(module, original, bug)
+    stack.enter_context(mock.patch.object(owner, attribute, edited))
+    for table in vars(module).copy().values():  # It may be listed by name too.
+      if isinstance(table, dict):
+        named = {k: edited for k, v in table.items() if v is original}
+        stack.enter_context(mock.patch.dict(table, named))
+    jax.clear_caches()
+    stack.callback(jax.clear_caches)
+    yield
+
+
+def _edit(module, function, bug):
+  source = textwrap.dedent(inspect.getsource(function))
+  if source.count(bug.right) != 1:
+    raise ValueError(
+        f"bug {bug.name!r}: {bug.where} has {source.count(bug.right)} places"
+        f" that read {bug.right!r}, expected 1.")
+  scope = dict(vars(module))
+  exec(source.replace(bug.right, bug.wrong), scope)  # pylint: disable=exec-used
+  edited = scope[function.__name__]
+  # Calls between the functions of a module go through its namespace.
+  return type(edited)(edited.__code__, vars(module), edited.__name__,
+                      edited.__defaults__, edited.__closure__)
+
+
+BUGS = (
+    Bug("q ignores the temperature it was drawn at",
+        "drafters.draft_model:_Grower.draw_level",
+        "self._laws.append(p)",
+        "self._laws.append(jax.nn.softmax(logits, -1))", ("warped text",)),
+    Bug("q is taken before truncation",
+        "drafters.draft_model:_Grower.draw_level",
+        "self._laws.append(p)",
+        "self._laws.append(jax.nn.softmax("
+        "logits / self._sampling.temperature, -1))", ("warped text",)),
+    Bug("correction drawn from p instead of the residual",
+        "verifiers.rules:_sequential",
+        "normalise(jnp.maximum(p - q, 0), p)", "p", ("output laws",)),
+    Bug("residual not renormalised", "verifiers.rules:_sequential",
+        "normalise(jnp.maximum(p - q, 0), p)", "jnp.maximum(p - q, 0)",
+        ("output laws",)),
+    Bug("tried token stays in q without replacement",
+        "verifiers.rules:RecursiveWithoutReplacement.law",
+        "return rest / jnp.where(total > 0, total, 1)", "return q",
+        ("output laws",)),
+    Bug("remainder of a peaked q not renormalised",
+        "verifiers.rules:RecursiveWithoutReplacement.law",
+        "return rest / jnp.where(total > 0, total, 1)",
+        "return normalise(rest, rest)", ("peaked draft in float32",)),
+    Bug("repeated iid drafts dropped", "verifiers.rules:_sequential",
+        "token = drafts[k]",
+        "token = drafts[k]; is_draft = is_draft.at[k].set("
+        "is_draft[k] & ~(drafts[:k] == token).any())", ("output laws",)),
+    Bug("padding may be accepted", "verifiers.rules:_sequential",
+        "jnp.where(is_draft[k], acceptance_ratio(p, q, token), 0)",
+        "acceptance_ratio(p, q, token)", ("ragged tree laws",)),
+    Bug("siblings drawn with one key", "drafters.draft_model:_draw_iid",
+        "node * width + i", "node * width", ("text of iid trees",)),
+    Bug("draft noise frozen over positions", "drafters.draft_model:_draw_iid",
+        "key, position, types", "key, 0, types", ("text of iid trees",)),
+    Bug("all noise frozen over positions", "core.keys:at",
+        "jax.random.fold_in(row_key, position)", "row_key",
+        ("text of iid trees",)),
+    Bug("rows share one key", "core.keys:row_keys",
+        "jnp.arange(first_row, first_row + num_rows)",
+        "jnp.zeros((num_rows,), jnp.int32)", ("text of iid trees",)),
+    Bug("correction taken from the parent's logits",
+        "verifiers.walk:_walk_row", "p_logits[node]",
+        "p_logits[jnp.maximum(tree.parents[node], 0)]",
+        ("text of iid trees",)),
+    Bug("keys and values of rejected nodes kept", "core.system:judge",
+        "commit(out.fresh, verdict.path,",
+        "commit(out.fresh, jnp.broadcast_to(jnp.arange("
+        "verdict.path.shape[1])[None], verdict.path.shape),",
+        ("greedy text",)),
+    Bug("cache keeps one token too many", "core.system:judge",
+        "verdict.path, verdict.count),",
+        "verdict.path, verdict.count + 1),", ("greedy text",)),
+    Bug("tree positions one too high", "core.tree:positions",
+        "length[:, None] - 1", "length[:, None]", ("logits of a tree",)),
+    Bug("siblings see each other", "core.tree:ancestor_mask",
+        "(parents[:, :, None] == nodes)",
+        "(parents[:, :, None] == nodes)"
+        " | (parents[:, :, None] == parents[:, None, :])",
+        ("logits of a tree",)),
+    Bug("draft cache misses an accepted leaf",
+        "drafters.draft_model:DraftModel._feed_root",
+        "slots >= state.cache.length[:, None]",
+        "slots >= ctx.length[:, None] - 1", ("draft equal to target",)),
+    Bug("budget ignored", "core.system:stop",
+        "jnp.minimum(verdict.count, state.limit - state.length)",
+        "verdict.count", ("budget",)),
+    Bug("text goes on behind its end", "core.system:stop",
+        "jnp.where(ended, jnp.argmax(is_end, -1) + 1, count)", "count",
+        ("end of text",)),
+    Bug("q read at the child instead of its parent", "verifiers.walk:_walk_row",
+        "tree.q[node]", "tree.q[drafts[0]]", ("text of iid trees",)),
+    Bug("coupled noise redrawn", "drafters.draft_model:_draw_coupled",
+        "types.Role.EMIT", "types.Role.DRAFT", ("coupled drafts",)),
+)
