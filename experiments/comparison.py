@@ -1,4 +1,4 @@
-"""Systems side by side on one workload: race, forward costs, table, plot."""
+"""Systems side by side on one workload: race, forward costs, audit."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -11,9 +11,7 @@ from spec_jax.core import keys as keys_lib
 from spec_jax.evaluation import acceptance
 from spec_jax.evaluation import clock as clock_lib
 from spec_jax.evaluation import costs as costs_lib
-from spec_jax.evaluation import plots
 from spec_jax.evaluation import prompts as prompts_lib
-from spec_jax.evaluation import report
 from spec_jax.evaluation import workload as workload_lib
 from theory import optimal
 
@@ -117,6 +115,8 @@ def race(choices: Sequence[common.Choice], temperature: float,
 
 def with_audit(result: Result, work: workload_lib.Workload) -> Result:
   """The same result with its acceptance held against the optimum."""
+  if result.choice.system.drafter.needs.host_store:
+    return result  # Such a drafter has no law, and does not run on the device.
   audit = acceptance.audit(
       result.choice.at(result.temperature), result.choice.params, work,
       optimum)
@@ -128,45 +128,3 @@ def optimum(p, q, num_drafts, draw):
   if draw == "without_replacement" and num_drafts > 2:
     return None
   return optimal.optimal_acceptance(p, q, num_drafts, draw)
-
-
-def table_row(result: Result, **more: str) -> dict[str, str]:
-  """One line of the table; `more` are further columns."""
-  stats, timing, audit = result.first.stats, result.timing, result.audit
-  speedup = timing.speedup
-  is_drafting = bool(stats.conditional_by_depth)
-  accepted = audit.acceptance if audit else stats.acceptance
-  number = report.number
-  return {
-      "system": result.choice.name, "exact": "yes" if result.choice.exact
-      else "no",
-      "tokens/call": number(stats.block_efficiency),
-      "speed-up": f"{speedup.median:.2f}x"
-      f" [{speedup.lower:.2f}, {speedup.upper:.2f}]",
-      "predicted": number(result.predicted, 2, "x"),
-      "tokens/s": number(timing.tokens_per_second.median, 0),
-      "acceptance": number(accepted if is_drafting else None, 3),
-      "optimum": number(audit and audit.optimum, 3),
-      "gap": "-" if audit is None or audit.gap is None else
-             f"{audit.gap:.3f} ± {audit.standard_error:.3f}",
-      "round/forwards": number(result.overhead),
-      **more}
-
-
-LEGEND = """\
-tokens/call: emitted tokens per target call, bonus included. speed-up: median
-and quartiles of passes that alternate with the baseline's. predicted: from the
-forward passes timed alone. acceptance: share of tries whose drafts held the
-emitted token; optimum: the most that any exact rule can reach, mean over the
-same tries ("-": the drafts have no law, or there is no formula); gap: optimum
-minus acceptance, with its standard error. round/forwards: time of a round over
-that of its forwards.
-"""
-
-
-def bar(result: Result) -> plots.Bar:
-  """The result as a bar of the plot."""
-  stats, speedup = result.first.stats, result.timing.speedup
-  return plots.Bar(
-      result.choice.name, speedup.median, speedup.lower, speedup.upper,
-      result.predicted, stats.block_efficiency, stats.conditional_by_depth)

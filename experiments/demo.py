@@ -23,6 +23,7 @@ from experiments import common
 from experiments import comparison
 from experiments import proof
 from experiments import streaming
+from experiments import tables
 import spec_jax
 from spec_jax.evaluation import plots
 from spec_jax.evaluation import prompts as prompts_lib
@@ -146,7 +147,7 @@ def race(values, choices, work, temperatures):
           for name, result in tqdm.tqdm(
               found[temperature].items(), desc="auditing", leave=False)}
     print(f"\n{heading(temperature)}\n\n{table(found[temperature])}")
-  print(comparison.LEGEND)
+  print(tables.LEGEND)
   return found
 
 
@@ -156,7 +157,7 @@ def heading(temperature: float) -> str:
 
 def table(results) -> str:
   return report.markdown(
-      [comparison.table_row(result) for result in results.values()])
+      [tables.line(result.as_dict()) for result in results.values()])
 
 
 def prove(values, choices, work, results) -> list[proof.Check]:
@@ -199,11 +200,11 @@ def write(values, folder: pathlib.Path, bundle, work, results, checks,
       checks=[vars(check) for check in checks], left_out=skipped))
   report.write_text(folder / "table.md", "\n".join(
       f"## {heading(t)}\n\n{table(group)}" for t, group in results.items())
-      + f"\n{comparison.LEGEND}")
+      + f"\n{tables.LEGEND}")
   title = (f"{bundle.name}: {len(work.conversations)} prompts,"
            f" {work.max_new_tokens} new tokens, batch {work.batch}")
   report.write_bytes(folder / "comparison.png", plots.comparison(
-      [(heading(t), [comparison.bar(r) for r in group.values()])
+      [(heading(t), [tables.bar(r.as_dict()) for r in group.values()])
        for t, group in results.items()], title))
 
 

@@ -150,7 +150,10 @@ def stop(system: System, state: types.DecodeState, tree: types.DraftTree,
        jnp.full_like(state.status, types.Status.END_OF_TEXT),
        jnp.full_like(state.status, types.Status.BUDGET)], state.status)
   last = jnp.take_along_axis(emitted, jnp.maximum(count - 1, 0)[:, None], 1)
-  cut = types.Verdict(verdict.path, count.astype(jnp.int32), last[:, 0])
+  last_node = jnp.take_along_axis(
+      verdict.path, jnp.maximum(count - 1, 0)[:, None], 1)
+  path = jnp.where(slots < count[:, None], verdict.path, last_node)
+  cut = types.Verdict(path, count.astype(jnp.int32), last[:, 0])
   return cut, status, emitted
 
 

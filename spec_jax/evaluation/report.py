@@ -104,8 +104,12 @@ def _cannot_write(path, error, expected):
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """See `write_bytes`; NumPy numbers are allowed, NaN is not."""
-  text = json.dumps(value, indent=1, default=_plain, allow_nan=False)
-  write_bytes(path, (text + "\n").encode())
+  write_bytes(path, (to_json(value) + "\n").encode())
+
+
+def to_json(value: Any) -> str:
+  """Raises ValueError for NaN and infinity, which JSON does not have."""
+  return json.dumps(value, indent=1, default=_plain, allow_nan=False)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

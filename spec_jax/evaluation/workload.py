@@ -115,6 +115,7 @@ def run(clock: clock_lib.Clock, system: system_lib.System,
 
   Raises:
     ValueError: for a context that does not fit, see `Workload.fit`.
+    FloatingPointError: if the target fails.
   """
   lap, counts, rows, prompts, dropped = clock_lib.Lap(), [], [], [], 0
   first_row = 0
@@ -130,6 +131,7 @@ def run(clock: clock_lib.Clock, system: system_lib.System,
       decoded, taken = clock.decode(
           system, params, prompts_lib.batch(contexts, work.limit), keys,
           work.max_new_tokens)
+      _check(decoded, group)
       answers = emitted(decoded)
       lap, counts = lap + taken, counts + [decoded.counts]
       rows, prompts = rows + answers, prompts + [list(c) for c in contexts]
@@ -137,6 +139,13 @@ def run(clock: clock_lib.Clock, system: system_lib.System,
       contexts = [context + [token for token in answer if token != end]
                   for context, answer in zip(contexts, answers)]
   return Pass(lap, counts, rows, prompts, dropped)
+
+
+def _check(decoded, group):
+  failed = np.asarray(decoded.status) == types.Status.NAN_LOGITS
+  if failed.any():
+    raise FloatingPointError(
+        f"{group[int(failed.argmax())].name}: the target's logits are NaN.")
 
 
 def emitted(decoded) -> list[list[int]]:

@@ -1,0 +1,198 @@
+"""Systems x prompt files x temperatures x batch sizes, resumable.
+
+  python -m experiments.benchmark --prompts=question.jsonl --batch=1,4
+
+Every cell races one system against plain decoding in the same run, and is
+written at once: an interrupted benchmark, started again with the same flags,
+goes on where it stopped. A cell is found again only if everything that decides
+its numbers is the same, from the weights to the version of JAX. A cell that
+fails is recorded with its error, voids its row, and is tried again next time.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import functools
+import hashlib
+import json
+import pathlib
+import sys
+import traceback
+from typing import Any
+
+from absl import flags
+import jax
+import jax.numpy as jnp
+from tqdm import auto as tqdm
+
+from experiments import common
+from experiments import comparison
+from experiments import tables
+from spec_jax.evaluation import prompts as prompts_lib
+from spec_jax.evaluation import report
+from spec_jax.evaluation import workload as workload_lib
+
+
+def define(values: flags.FlagValues) -> None:
+  """The flags of this program."""
+  common.define_models(values)
+  common.define_systems(values, None)
+  common.define_decoding(values, ("0", "0.8"))
+  flags.DEFINE_string("out", "out/benchmark", "Folder of the cells, the table"
+                      " and the plot.", flag_values=values)
+  flags.DEFINE_list(
+      "prompts", [], "Prompt files: Spec-Bench or HumanEval jsonl, or text;"
+      " default: the held-out prompts of the bundle.", flag_values=values)
+  flags.DEFINE_integer("num_prompts", 0, "Prompts of each file; 0: all.",
+                       lower_bound=0, flag_values=values)
+  flags.DEFINE_list("batch", ["1"], "Rows decoded at once, one or more sizes.",
+                    flag_values=values)
+  flags.DEFINE_integer("repeats", 3, "Timed passes per system and cell.",
+                       lower_bound=1, flag_values=values)
+  flags.DEFINE_bool("truncate", True, "Whether contexts that are too long lose"
+                    " their oldest tokens (counted in the row); else the cell"
+                    " fails.", flag_values=values)
+  flags.DEFINE_bool("audit", True, "Whether to hold the acceptance against the"
+                    " optimum, at temperature > 0.", flag_values=values)
+
+
+def run(values: flags.FlagValues) -> int:
+  """The program; exit code 1 if a cell failed."""
+  temperatures = common.temperatures(values)
+  with common.clean_errors():
+    batches = common.numbers(values.batch, "batch", int)
+    folder = report.make_folder(values.out)
+    report.make_folder(folder / "cells")
+  bundle = common.load_models(values)
+  choices, skipped = common.choose(bundle, values.system, values.set)
+  for name, reason in skipped.items():
+    print(f"left out: {name}: {reason}")
+  (baseline,), _ = common.choose(bundle, [common.BASELINE], ())
+  with common.clean_errors():
+    files = read_files(values, bundle)
+    works = [workload(values, bundle, rows, batch)
+             for rows in files.values() for batch in batches]
+  cells = [
+      (label, work, temperature, choice)
+      for label, work in zip([f for f in files for _ in batches], works)
+      for temperature in temperatures for choice in choices]
+  common_key = {"models": fingerprint(bundle), "repeats": values.repeats,
+                "audit": values.audit, "environment": stable_environment()}
+  rows = []
+  for label, work, temperature, choice in tqdm.tqdm(
+      cells, desc="cells", unit="cell"):
+    key = common_key | cell_key(label, work, temperature, choice)
+    measure_fn = functools.partial(
+        measure, values, baseline, choice, work, temperature)
+    with common.clean_errors():
+      rows.append(finish_cell(folder / "cells", key, measure_fn))
+  with common.clean_errors():
+    tables.write_cells(
+        folder, common.flags_of(values), bundle.name, rows, skipped)
+  print(tables.cells_text(rows))
+  failed = [row for row in rows if "error" in row]
+  print(f"{len(rows) - len(failed)} of {len(rows)} cells are whole: {folder}")
+  return 1 if failed else 0
+
+
+def read_files(values, bundle) -> dict[str, Sequence[prompts_lib.Conversation]]:
+  """The prompts by file; raises ValueError."""
+  files = {path: prompts_lib.read(path) for path in values.prompts}
+  if not files:
+    if not bundle.prompts:
+      raise ValueError(f"{bundle.name} comes without prompts, expected a file:"
+                       " --prompts.")
+    files = {bundle.name: prompts_lib.from_texts(bundle.prompts, bundle.name)}
+  return {path: rows[:values.num_prompts or None]
+          for path, rows in files.items()}
+
+
+def workload(values, bundle, rows, batch) -> workload_lib.Workload:
+  """What one cell decodes; raises ValueError."""
+  return workload_lib.Workload(
+      rows, bundle.tokenizer, bundle.target.config.max_positions,
+      values.max_new_tokens, batch, values.seed, values.truncate)
+
+
+def fingerprint(bundle) -> str:
+  """Changes with any weight, shape, configuration or dtype."""
+  sums = jax.tree.map(
+      lambda x: [list(x.shape), float(jnp.abs(x).sum(dtype=jnp.float32)),
+                 float(x.ravel()[0])], bundle.params)
+  configs = repr([bundle.target, sorted(bundle.models.items(), key=str)])
+  text = configs + json.dumps(sums, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def stable_environment() -> dict[str, Any]:
+  """The environment without the commit: not every commit voids all rows."""
+  found = report.environment()
+  del found["git"]
+  return found
+
+
+def cell_key(label, work, temperature, choice) -> dict[str, Any]:
+  """What tells a cell from every other."""
+  return {
+      "system": choice.name, "hyper_parameters": choice.hyper,
+      "prompts": str(label), "num_prompts": len(work.conversations),
+      "prompts_sha256": prompts_lib.digest(work.conversations),
+      "temperature": temperature, "batch": work.batch,
+      "max_new_tokens": work.max_new_tokens, "seed": work.seed,
+      "truncate": work.truncate}
+
+
+def cell_path(folder: pathlib.Path, key: Mapping[str, Any]) -> pathlib.Path:
+  """Readable, and different for different keys."""
+  text = json.dumps(key, sort_keys=True)
+  digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+  stem = pathlib.Path(key["prompts"]).stem
+  return folder / (f"{key['system']}-{stem}-t{key['temperature']:g}"
+                   f"-b{key['batch']}-{digest}.json")
+
+
+def finish_cell(folder: pathlib.Path, key: Mapping[str, Any], measure_fn
+                ) -> dict[str, Any]:
+  """The row of a cell, from its file or measured now and written at once."""
+  path = cell_path(folder, key)
+  found = read_cell(path)
+  if found is not None and "error" not in found:
+    return found
+  row = {"key": dict(key), "git": report.git_sha()}
+  try:
+    row["result"] = json.loads(report.to_json(measure_fn()))
+  # Whatever a system raises voids its own row only.
+  except Exception as error:  # pylint: disable=broad-exception-caught
+    row["error"] = f"{type(error).__name__}: {error}"
+    row["traceback"] = traceback.format_exc()
+    tqdm.tqdm.write(f"void: {path.stem}: {row['error']}")
+  report.write_json(path, row)
+  return json.loads(path.read_text())
+
+
+def read_cell(path: pathlib.Path) -> dict[str, Any] | None:
+  """The row in a file; None if there is none or it is not whole."""
+  try:
+    return json.loads(path.read_text())
+  except (OSError, json.JSONDecodeError):
+    return None
+
+
+def measure(values, baseline, choice, work, temperature) -> dict[str, Any]:
+  """One cell: the system and the baseline, lap by lap."""
+  pair = list({c.name: c for c in (baseline, choice)}.values())
+  costs = comparison.forward_costs(pair, temperature, work)
+  results = comparison.race(pair, temperature, work, values.repeats, costs)
+  result = results[choice.name]
+  if values.audit and temperature > 0:
+    result = comparison.with_audit(result, work)
+  return result.as_dict() | {
+      "baseline_clock": results[baseline.name].timing.as_dict()}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the program; `argv` without its name."""
+  return common.launch(__doc__, define, run, argv)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

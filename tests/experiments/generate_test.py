@@ -1,0 +1,69 @@
+"""One text, continued: from wherever the prompt comes, or a clear error."""
+
+import io
+import json
+
+import pytest
+
+from experiments import generate
+
+
+@pytest.fixture
+def call(tiny):
+  return lambda *flags: generate.main(
+      [f"--bundle={tiny}", "--max_new_tokens=4", *flags])
+
+
+def test_prompt_flag_streams_text_and_writes_a_card(call, tmp_path, capsys):
+  assert call("--prompt=def area(r):", f"--out={tmp_path}") == 0
+  shown = capsys.readouterr()
+  assert shown.out.startswith("def area(r):") and len(shown.out) > 13
+  assert "[speculative_sampling: 4 tokens in" in shown.err
+  card = json.loads((tmp_path / "card.json").read_text())
+  assert card["results"][0]["counts"]["emitted"] == 4
+
+
+def test_file_and_standard_input_give_the_same(call, tmp_path, capsys,
+                                               monkeypatch):
+  path = tmp_path / "prompt.txt"
+  path.write_text("def area(r):")
+  assert call(f"--prompt_file={path}", "--system=autoregressive") == 0
+  from_file = capsys.readouterr().out
+  monkeypatch.setattr("sys.stdin", io.StringIO("def area(r):"))
+  assert call("--system=autoregressive") == 0
+  assert capsys.readouterr().out == from_file
+
+
+def test_too_long_is_an_error_unless_truncated(call, capsys):
+  long = "--prompt=" + "def area " * 200
+  assert call(long) == 2
+  assert "pass --truncate to keep the last ones" in capsys.readouterr().err
+  assert call(long, "--truncate") == 0
+  assert "tokens were left out (--truncate)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags,message", [
+    (["--prompt="], "the prompt is empty"),
+    (["--prompt= \n"], "the prompt is empty"),
+    (["--prompt=a", "--prompt_file=b"], "were both given"),
+    (["--prompt=a", "--temperature=0,1"], "--temperature=0.0,1.0: expected"),
+    (["--prompt=a", "--system=mcsd,rsd_c"], "--system=mcsd,rsd_c: expected"),
+    (["--prompt=a", "--temperature=nan"], "temperature=nan, expected >= 0"),
+    (["--prompt=a", "--top_p=0"], "top_p=0.0, expected in (0, 1]"),
+    (["--prompt=a", "--max_new_tokens=0"], "max_new_tokens=0, expected"),
+    (["--prompt=a", "--system=autoregresive"], "Did you mean 'autoregressive'"),
+    (["--prompt=a", "--hf=/no/such/folder"], "/no/such/folder"),
+    (["--prompt_file=/no/such"], "/no/such: cannot be read")])
+def test_bad_flags(call, capsys, flags, message):
+  assert call(*flags) == 2
+  assert message in capsys.readouterr().err
+
+
+def test_full_disk(call, tmp_path, capsys, monkeypatch):
+  def full(descriptor):
+    raise OSError(28, "No space left on device")
+  monkeypatch.setattr("os.fsync", full)
+  assert call("--prompt=a", f"--out={tmp_path}") == 2
+  message = capsys.readouterr().err
+  assert "card.json: cannot be written: No space left on device" in message
+  assert not list(tmp_path.iterdir())
