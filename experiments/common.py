@@ -224,6 +224,8 @@ def parse(override: str, text: str, default: Any, name: str) -> Any:
       return _TRUTH[value.lower()]
     if kind is tuple:
       element = type(default[0]) if default else int
+      if element is tuple:
+        raise ValueError("lists of lists have no spelling as a flag")
       return tuple(element(part) for part in value.split(","))
     if default is None:
       return _guess(value)

@@ -27,7 +27,7 @@ _SAMPLING = ("top_k", "top_p", "min_p", "repetition_penalty")
 def define(values: flags.FlagValues) -> None:
   """The flags of this program."""
   common.define_models(values)
-  common.define_systems(values, ("speculative_sampling",))
+  common.define_systems(values, ["speculative_sampling"])
   common.define_decoding(values, ("0",))
   flags.DEFINE_string("prompt", None, "The text to continue.",
                       flag_values=values)

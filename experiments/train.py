@@ -6,34 +6,34 @@ runs the whole recipe and writes a bundle that `spec_jax.load_bundle(DIR)`
 reads. Each stage resumes where it was interrupted; finished stages are kept.
 """
 
-import json
+from collections.abc import Sequence
 import pathlib
+import sys
 
-from absl import app
 from absl import flags
+from absl import logging
+import numpy as np
 import tokenizers
 from tqdm import auto as tqdm
 
+from experiments import common
+from spec_jax import api
+from spec_jax.core import types
+from spec_jax.drafters import none
+from spec_jax.evaluation import curves
+from spec_jax.evaluation import report
 from spec_jax.models import bundle as bundle_lib
 from spec_jax.models import contract
+from spec_jax.systems import registration
 from spec_jax.training import data
 from spec_jax.training import loop
 from spec_jax.training import recipes
-
-_BUNDLE = flags.DEFINE_enum(
-    "bundle", "tiny-python", sorted(recipes.BUNDLES), "Which recipe to run.")
-_OUT = flags.DEFINE_string(
-    "out", None, "Folder for checkpoints, logs and the finished bundle.",
-    required=True)
-_CORPUS = flags.DEFINE_string(
-    "corpus", None, "Folder of *.py files; default: this interpreter's"
-    " standard library.")
-_CHECKPOINT_EVERY = flags.DEFINE_integer(
-    "checkpoint_every", 50, "Steps between checkpoints.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of weights and data order.")
+from spec_jax.verifiers import rules
 
 # Held-out prompts that go into the bundle.
 _NUM_PROMPTS = 24
+# How the teacher writes text for its draft: rows at once, temperatures.
+_OWN_BATCH, _OWN_TEMPERATURES = 64, (0.0, 0.8)
 
 
 def prepare(folder: pathlib.Path, corpus: data.Corpus, vocab_size: int
@@ -48,6 +48,34 @@ def prepare(folder: pathlib.Path, corpus: data.Corpus, vocab_size: int
   return tokenizers.Tokenizer.from_file(str(path))
 
 
+def own_text(path, recipe, teacher, params, stream, seed) -> np.ndarray:
+  """Windows `u16[n, length]` begun by the corpus, continued by the teacher."""
+  if path.exists():
+    return np.load(path)
+  batch = min(_OWN_BATCH, recipe.own_windows // 2)
+  start = recipe.length // 4
+  prompts = data.Windows(stream, batch, start, seed + 1)
+  system = registration.compose(
+      "autoregressive", registration.Parts(teacher, {}), none.NoDraft(),
+      rules.SampleAndMatch())
+  rows = []
+  num_batches = -(-recipe.own_windows // batch)
+  for step in tqdm.trange(num_batches, desc="teacher's text", unit="batch"):
+    begun = prompts(step)
+    result = api.generate(
+        system, types.Params(params), begun.tolist(), seed=seed + step,
+        max_new_tokens=recipe.length - start,
+        temperature=_OWN_TEMPERATURES[step % len(_OWN_TEMPERATURES)])
+    rows.append(np.concatenate(
+        [begun, np.asarray(result.tokens)], axis=1).astype(np.uint16))
+  own = np.concatenate(rows)[:recipe.own_windows]
+  # Under a scratch name first: a torn file must not pass for a whole one.
+  scratch = path.with_suffix(".tmp.npy")
+  np.save(scratch, own)
+  scratch.replace(path)
+  return own
+
+
 def train_model(name, table, trained, streams, folder, seed, checkpoint_every):
   """Trains one model of a bundle; returns its parameters."""
   recipe = table[name]
@@ -58,6 +86,10 @@ def train_model(name, table, trained, streams, folder, seed, checkpoint_every):
     teacher = contract.decoder_model(table[recipe.teacher].config)
     frozen = trained[recipe.teacher]
   windows = data.Windows(train, recipe.batch, recipe.length, seed)
+  if recipe.own_windows:
+    windows = data.Mixed(windows, own_text(
+        folder / f"{name}_own_text.npy", recipe, teacher, frozen, train, seed),
+                         seed)
   bar = tqdm.tqdm(total=recipe.num_steps, desc=name, unit="step")
 
   def on_step(step, row):
@@ -75,31 +107,60 @@ def train_model(name, table, trained, streams, folder, seed, checkpoint_every):
   return params
 
 
-def main(argv):
-  del argv
-  table = recipes.BUNDLES[_BUNDLE.value]
-  folder = pathlib.Path(_OUT.value)
-  folder.mkdir(parents=True, exist_ok=True)
-  corpus = data.read_corpus(_CORPUS.value)
+def define(values: flags.FlagValues) -> None:
+  """The flags of this program."""
+  flags.DEFINE_enum("bundle", "tiny-python", sorted(recipes.BUNDLES),
+                    "Which recipe to run.", flag_values=values)
+  flags.DEFINE_string("out", "out/train", "Folder for checkpoints, logs and the"
+                      " finished bundle.", flag_values=values)
+  flags.DEFINE_string("corpus", None, "Folder of *.py files; default: this"
+                      " interpreter's standard library.", flag_values=values)
+  flags.DEFINE_integer("checkpoint_every", 50, "Steps between checkpoints.",
+                       lower_bound=1, flag_values=values)
+  flags.DEFINE_integer("seed", 0, "Of weights and data order.",
+                       flag_values=values)
+
+
+def run(values: flags.FlagValues) -> int:
+  """The program; returns the exit code."""
+  logging.set_verbosity(logging.WARNING)  # Orbax tells about every file.
+  table = recipes.BUNDLES[values.bundle]
+  with common.clean_errors():
+    folder = report.make_folder(values.out)
+    corpus = data.read_corpus(values.corpus)
   tokenizer = prepare(folder, corpus, table["target"].config.vocab_size)
   texts = [text for _, text in corpus.heldout]
   streams = (data.pack(tokenizer, corpus.train), data.pack(tokenizer, texts),
              sum(len(text.encode()) for text in texts))
   trained = {}
   for name in table:
-    trained[name] = train_model(name, table, trained, streams, folder,
-                                _SEED.value, _CHECKPOINT_EVERY.value)
-  logs = {name: loop.read_log(folder / name / loop.LOG_NAME)
-          for name in trained}
-  (folder / "curves.json").write_text(json.dumps(logs))
-  shipped = [name for name in table if table[name].is_shipped]
+    with common.clean_errors():
+      trained[name] = train_model(name, table, trained, streams, folder,
+                                  values.seed, values.checkpoint_every)
+  write(values.bundle, table, trained, folder, corpus, tokenizer)
+  return 0
+
+
+def write(name, table, trained, folder, corpus, tokenizer) -> None:
+  """The loss curves and the finished bundle."""
+  logs = {stage: loop.read_log(folder / stage / loop.LOG_NAME)
+          for stage in trained}
+  report.write_json(folder / "curves.json", logs)
+  report.write_bytes(folder / "curves.png", curves.training_curves(
+      logs, {stage: table[stage].batch * table[stage].length
+             for stage in logs}))
+  shipped = [stage for stage in table if table[stage].is_shipped]
   bundle_lib.save(
-      folder / "bundle", _BUNDLE.value,
-      {name: table[name].config for name in shipped},
-      {name: trained[name] for name in shipped},
-      folder / "tokenizer.json",
+      folder / "bundle", name,
+      {stage: table[stage].config for stage in shipped},
+      {stage: trained[stage] for stage in shipped}, folder / "tokenizer.json",
       data.heldout_prompts(corpus, tokenizer, _NUM_PROMPTS))
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the program; `argv` without its name."""
+  return common.launch(__doc__, define, run, argv)
+
+
 if __name__ == "__main__":
-  app.run(main)
+  sys.exit(main())

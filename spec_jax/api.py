@@ -1,7 +1,7 @@
 """Text in, text out: the public face of decoding."""
 
+from collections.abc import Sequence
 import dataclasses
-from typing import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -71,7 +71,7 @@ def generate(
     seed: int = 0,
     tokenizer=None,
     sampling: sampling_lib.Sampling | None = None,
-    executor=fused.Fused(),
+    executor: fused.Fused | None = None,
 ) -> Generated:
   """Decodes a batch of prompts.
 
@@ -84,7 +84,7 @@ def generate(
     seed: row r draws from `(seed, r, position)` only.
     tokenizer: needed for texts; default: the system's own.
     sampling: all sampling options; replaces `temperature`.
-    executor: where the decode runs.
+    executor: where the decode runs; default: `Fused()`.
 
   Raises:
     ValueError: see `make_prompts` and `Sampling`.
@@ -98,7 +98,7 @@ def generate(
   sampling = sampling or sampling_lib.Sampling(temperature=temperature)
   batch = make_prompts(
       prompts, system.target.config.max_positions, max_new_tokens)
-  decoded = executor.run(
+  decoded = (executor or fused.Fused()).run(
       system.with_sampling(sampling), params, batch,
       keys_lib.row_keys(seed, len(prompts)), max_new_tokens)
   return collect(decoded, tokenizer)

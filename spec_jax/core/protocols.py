@@ -5,7 +5,8 @@ rebuilt part does not retrace. Arrays live in pytrees that are passed in.
 """
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any
+from typing import Protocol
 
 import jax
 

@@ -1,8 +1,9 @@
 """Names for systems and rules; found by name, described as data."""
 
+from collections.abc import Callable
 import dataclasses
 import difflib
-from typing import Any, Callable
+from typing import Any
 
 
 class UnknownName(ValueError):

@@ -67,7 +67,8 @@ def check_compatible(system: System) -> None:
     raise IncompatibleParts(
         f"the draft model has a vocabulary of {model.vocab_size} tokens, the"
         f" target one of {system.target.vocab_size}; the first id known to"
-        f" only one of them is {min(model.vocab_size, system.target.vocab_size)}.")
+        " only one of them is"
+        f" {min(model.vocab_size, system.target.vocab_size)}.")
 
 
 def context(params: types.Params, state: types.DecodeState) -> types.Context:

@@ -90,6 +90,7 @@ def _edge(ax, start, stop, color):
 
 def _box(ax, spot, text, color):
   ax.text(*spot, text, ha="center", va="center", family="monospace",
-          fontsize=9, zorder=2, color="white" if color != _REJECTED else "black",
+          fontsize=9, zorder=2,
+          color="white" if color != _REJECTED else "black",
           bbox={"boxstyle": "round,pad=0.3", "facecolor": color,
                 "edgecolor": "none"})

@@ -1,7 +1,8 @@
 """Where two decodes of one prompt part, and whether rounding explains it."""
 
+from collections.abc import Sequence
 import dataclasses
-from typing import Any, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np

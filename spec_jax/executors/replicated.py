@@ -1,8 +1,8 @@
 """One batch over several devices: every device decodes its own rows.
 
-The same pure function `decoding.decode` runs under `jax.pmap` or under `jit` and
-`jax.shard_map`. A row never looks at another one, so devices do not talk and
-each stops when its own rows have.
+The same pure function `decoding.decode` runs under `jax.pmap`, or under `jit`
+and `jax.shard_map`. A row never looks at another one, so devices do not talk
+and each stops when its own rows have.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """Tensor parallelism: parameters laid over a mesh, the program unchanged.
 
 Heads, hidden units and vocabulary rows are split; XLA's partitioner adds the
-two sums per layer (Shoeybi et al. 2019, Megatron-LM, Sec. 3). The fused executor
-then runs as it is on the placed parameters.
+two sums per layer (Shoeybi et al. 2019, Megatron-LM, Sec. 3). The fused
+executor then runs as it is on the placed parameters.
 """
 
 from typing import Any

@@ -4,8 +4,9 @@ Data only: `hf_config` reads config.json by these tables, `tensor_layout` the
 tensors. Names and defaults are those of `transformers` 4 and 5.
 """
 
+from collections.abc import Mapping
 import dataclasses
-from typing import Any, Mapping
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)

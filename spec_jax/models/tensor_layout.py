@@ -5,8 +5,11 @@ Axes: E width, K key/value heads, G query heads per key/value head, C head
 size, F feed-forward hidden size, V vocabulary.
 """
 
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
-from typing import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 

@@ -1,9 +1,11 @@
 """Text to token ids and back, by a Hugging Face tokenizer.json."""
 
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
 import dataclasses
 import os
 import pathlib
-from typing import Iterable, Iterator, Sequence
 
 import tokenizers
 

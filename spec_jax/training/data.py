@@ -1,4 +1,4 @@
-"""Text to token batches: corpus, split by file, tokenizer, deterministic epochs.
+"""Text to token batches: corpus split by file, tokenizer, fixed epochs.
 
 A batch is a pure function of `(seed, step)`, so that a resumed run sees what
 the interrupted one would have seen.
@@ -136,6 +136,30 @@ class Windows:
     rows = order[index * self.batch:(index + 1) * self.batch]
     starts = offset + rows[:, None] * self.length
     return self.stream[starts + np.arange(self.length)].astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mixed:
+  """Batches that are half corpus, half given rows.
+
+  Attributes:
+    corpus: gives the first half of each batch.
+    rows: `u16[n, length]`, shuffled anew each epoch.
+    seed: of the shuffle.
+  """
+
+  corpus: Windows
+  rows: np.ndarray
+  seed: int = 0
+
+  def __call__(self, step: int) -> np.ndarray:
+    """The batch of a step, `i32[batch, length]`."""
+    half = self.corpus.batch // 2
+    epoch, index = divmod(step, len(self.rows) // half)
+    order = np.random.default_rng((self.seed, epoch)).permutation(
+        len(self.rows))
+    own = self.rows[order[index * half:(index + 1) * half]].astype(np.int32)
+    return np.concatenate([self.corpus(step)[half:], own])
 
 
 def heldout_prompts(corpus: Corpus, tokenizer: tokenizers.Tokenizer,

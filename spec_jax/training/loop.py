@@ -5,10 +5,11 @@ log is cut back to the restored step: an interrupted run, started again with the
 same arguments, ends with the same parameters and the same loss curve.
 """
 
+from collections.abc import Callable
 import dataclasses
 import json
 import pathlib
-from typing import Any, Callable
+from typing import Any
 
 import jax
 import numpy as np

@@ -26,6 +26,9 @@ class ModelRecipe:
     decay: fraction of the steps over which the rate falls to 0.
     grown_from: name of a shallower model whose weights are the start, or None.
     teacher: name of the model whose law is learnt, or None for the corpus.
+    own_windows: so many windows are written by the teacher itself, half of
+      them greedily; half of each batch is then such text. A draft is asked
+      about the teacher's text, which repeats itself more than people do.
     is_shipped: whether the bundle contains it.
   """
 
@@ -37,6 +40,7 @@ class ModelRecipe:
   decay: float = 0.5
   grown_from: str | None = None
   teacher: str | None = None
+  own_windows: int = 0
   is_shipped: bool = True
 
 
@@ -56,13 +60,13 @@ BUNDLES = {
     "tiny-python": {
         "shallow": ModelRecipe(_decoder(384, 5, 2, 1024), num_steps=350,
                                decay=0.0, is_shipped=False),
-        "target": ModelRecipe(_decoder(384, 9, 2, 1024), num_steps=400,
-                              decay=0.6, grown_from="shallow"),
-        "draft_base": ModelRecipe(_decoder(192, 2, 1, 512), num_steps=500,
+        "target": ModelRecipe(_decoder(384, 9, 2, 1024), num_steps=340,
+                              decay=0.65, grown_from="shallow"),
+        "draft_base": ModelRecipe(_decoder(192, 2, 1, 512), num_steps=400,
                                   decay=0.0, is_shipped=False),
-        "draft": ModelRecipe(_decoder(192, 2, 1, 512), num_steps=400,
+        "draft": ModelRecipe(_decoder(192, 2, 1, 512), num_steps=320,
                              decay=0.8, grown_from="draft_base",
-                             teacher="target"),
+                             teacher="target", own_windows=1536),
     },
     # The same recipe at a size that runs in seconds; for tests.
     "smoke": {
@@ -71,7 +75,7 @@ BUNDLES = {
         "target": ModelRecipe(_decoder(64, 2, 1, 96), num_steps=12, batch=2,
                               length=32, grown_from="shallow"),
         "draft": ModelRecipe(_decoder(64, 1, 1, 64), num_steps=12, batch=2,
-                             length=32, teacher="target"),
+                             length=32, teacher="target", own_windows=8),
     },
 }
 

@@ -52,9 +52,9 @@ def test_greedy_text_is_the_reference(name):
 def test_row_alone_equals_row_in_batch(name):
   batch, alone = runs.ragged(name, runs.GREEDY), runs.alone(name)
   assert_same_texts(batch.texts, [final.text(0) for final in alone])
-  for row, final in enumerate(alone):
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[row], b[0]),
-                 batch.counts, final.counts)
+  counts = [final.counts for final in alone]
+  jax.tree.map(lambda whole, *rows: np.testing.assert_array_equal(
+      whole, np.concatenate(rows)), batch.counts, *counts)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -159,7 +159,8 @@ def test_rebuilt_system_shares_the_trace_and_the_seed_fixes_the_text(name):
 
 def assert_cache_holds(cache, model, params, tokens):
   fresh = runs.recomputed(model, params, tokens)
-  is_text = (np.arange(tokens.shape[1]) < cache.length[:, None])[:, None, :, None]
+  slots = np.arange(tokens.shape[1])
+  is_text = (slots < cache.length[:, None])[:, None, :, None]
   for ours, theirs in zip(cache.k + cache.v, fresh.k + fresh.v):
     np.testing.assert_allclose(np.where(is_text, ours, 0),
                                np.where(is_text, theirs, 0), atol=1e-5)

@@ -91,10 +91,9 @@ def ragged(name, sampling) -> Final:
 def alone(name) -> tuple[Final, ...]:
   """The rows of `ragged`, greedy, each in a batch of its own."""
   system, params = build(name, GREEDY)
-  prompts, keys = toy.prompts(), keys_lib.row_keys(0, 4)
-  return tuple(
-      play(system, params, jax.tree.map(lambda a: a[row:row + 1], prompts),
-           keys[row:row + 1], BUDGETS[row:row + 1]) for row in range(4))
+  batch = toy.prompts(), keys_lib.row_keys(0, 4), np.asarray(BUDGETS)
+  rows = [jax.tree.map(lambda a, i=row: a[i:i + 1], batch) for row in range(4)]
+  return tuple(play(system, params, *row) for row in rows)
 
 
 def law_sample(system, params, seed=0) -> np.ndarray:

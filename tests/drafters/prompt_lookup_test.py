@@ -47,8 +47,8 @@ _texts = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=CAPACITY),
 
 @pytest.mark.parametrize("take_latest", [False, True])
 @pytest.mark.parametrize("allow_short", [False, True])
-@hypothesis.given(texts=_texts, depth=st.integers(1, 5),
-                  max_ngram=st.integers(1, 4))
+@hypothesis.given(texts=_texts, depth=st.sampled_from((1, 4)),
+                  max_ngram=st.sampled_from((1, 3)))
 @hypothesis.settings(deadline=None, max_examples=30, derandomize=True)
 def test_equals_search(take_latest, allow_short, texts, depth, max_ngram):
   drafter = prompt_lookup.PromptLookup(
@@ -59,7 +59,7 @@ def test_equals_search(take_latest, allow_short, texts, depth, max_ngram):
 @pytest.mark.parametrize("period", [1, 2, 3, 5])
 @pytest.mark.parametrize("take_latest", [False, True])
 def test_periodic_text_is_foreseen(period, take_latest):
-  endless = list(range(period)) * CAPACITY
+  endless = list(range(period)) * (2 * CAPACITY)
   drafter = prompt_lookup.PromptLookup(4, 3, take_latest)
   lengths = range(2 * period + 4, CAPACITY)
   assert propose(drafter, [endless[:n] for n in lengths]) == [

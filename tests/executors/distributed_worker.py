@@ -7,8 +7,6 @@ import json
 import pathlib
 import sys
 
-from tests import conftest  # pylint: disable=unused-import
-
 import jax
 
 from spec_jax.executors import replicated

@@ -3,13 +3,13 @@
 import dataclasses
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from spec_jax import systems
 from spec_jax.core import keys as keys_lib
+from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import types
 from spec_jax.executors import decoding
 from spec_jax.executors import fused
@@ -103,7 +103,7 @@ class PoisonedModel:
 
 def decode_greedy(system, params):
   return fused.Fused().run(
-      system.with_sampling(cases.sampling_lib.GREEDY), params, toy.prompts(),
+      system.with_sampling(sampling_lib.GREEDY), params, toy.prompts(),
       keys_lib.row_keys(0, 4), BUDGET)
 
 

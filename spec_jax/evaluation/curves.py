@@ -1,0 +1,62 @@
+"""Plots of training runs: loss over tokens, held-out values marked."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import io
+
+import matplotlib.figure
+import numpy as np
+
+_INK, _LINE, _HELD = "#333333", "#0072B2", "#D55E00"
+_SMOOTH = 0.9
+
+
+def training_curves(logs: Mapping[str, Sequence[Mapping[str, float]]],
+                    tokens_per_step: Mapping[str, int]) -> bytes:
+  """A PNG with one panel per stage.
+
+  Args:
+    logs: rows of `training.loop.read_log` by stage.
+    tokens_per_step: by stage.
+  """
+  figure = matplotlib.figure.Figure(
+      figsize=(3.6 * len(logs), 3.0), dpi=130, layout="constrained")
+  for axis, (stage, rows) in zip(
+      figure.subplots(1, len(logs), squeeze=False)[0], logs.items()):
+    scale = tokens_per_step[stage] / 1e6
+    steps = np.asarray([row["step"] for row in rows]) * scale
+    losses = np.asarray([row["loss"] for row in rows])
+    axis.plot(steps, losses, color=_LINE, alpha=0.25, linewidth=0.8)
+    axis.plot(steps, _smoothed(losses), color=_LINE, linewidth=1.6)
+    _mark_heldout(axis, rows, scale)
+    axis.set_title(stage, fontsize=10.5, color=_INK, loc="left")
+    axis.set_xlabel("million tokens", fontsize=9, color=_INK)
+    axis.set_ylabel("loss (nats per token)", fontsize=9, color=_INK)
+    axis.spines[["top", "right"]].set_visible(False)
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format="png", facecolor="white")
+  return buffer.getvalue()
+
+
+def _smoothed(values):
+  """Exponential moving average that starts at the first value."""
+  smooth, level = [], values[0]
+  for value in values:
+    level = _SMOOTH * level + (1 - _SMOOTH) * value
+    smooth.append(level)
+  return np.asarray(smooth)
+
+
+def _mark_heldout(axis, rows, scale):
+  held = [row for row in rows if "eval_bits_per_byte" in row]
+  is_distilled = any("eval_acceptance" in row for row in held)
+  if not held:
+    return
+  x = [row["step"] * scale for row in held]
+  name = "acceptance" if is_distilled else "bits_per_byte"
+  twin = axis.twinx()
+  twin.plot(x, [row[f"eval_{name}"] for row in held], color=_HELD, marker="o",
+            markersize=3, linewidth=1)
+  twin.set_ylabel(f"held-out {name.replace('_', ' ')}", fontsize=9,
+                  color=_HELD)
+  twin.spines["top"].set_visible(False)

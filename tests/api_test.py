@@ -1,0 +1,73 @@
+"""The public face: prompts in, text out, mistakes named."""
+
+import pytest
+
+import spec_jax
+from spec_jax import api
+from spec_jax.core import types
+from tests import toy
+
+
+def _generate(prompts, **kwargs):
+  system, params = spec_jax.build("autoregressive", toy.bundle())
+  return spec_jax.generate(system, params, prompts, max_new_tokens=4, **kwargs)
+
+
+def test_rows_leave_the_prompt_out():
+  result = _generate([[1, 2, 3], [4]])
+  assert [len(row) for row in result.tokens] == [4, 4]
+  assert result.text is None
+  assert result.status == [types.Status.BUDGET] * 2
+  assert result.stats.emitted == 8
+
+
+def test_names_are_unique_and_public():
+  for name in spec_jax.__all__:
+    assert getattr(spec_jax, name) is not None
+  assert "speculative_sampling" in spec_jax.systems.names()
+
+
+def test_unknown_system_offers_near_names():
+  with pytest.raises(spec_jax.UnknownName, match="mean 'specinfer'"):
+    spec_jax.build("specinfr", toy.bundle())
+
+
+def test_unknown_hyper_parameter_names_the_known():
+  with pytest.raises(ValueError, match="of specinfer 'deph'.*branching"):
+    spec_jax.build("specinfer", toy.bundle(), deph=3)
+
+
+def test_missing_draft_model_is_named():
+  bundle = toy.bundle()
+  alone = toy.ToyBundle(bundle.target, {}, bundle.params)
+  with pytest.raises(ValueError, match="'draft', the bundle has no draft"):
+    spec_jax.build("specinfer", alone)
+
+
+@pytest.mark.parametrize("prompts, message", [
+    ([], "no prompts were given"),
+    ([[1], []], "prompt 1 is empty"),
+    ([[1] * 253], "prompt 0 has 253 tokens, with max_new_tokens=4 that is 257,"
+                  " over the model's 256 positions"),
+    (["text"], "neither the system nor the call has a tokenizer"),
+])
+def test_bad_prompts(prompts, message):
+  with pytest.raises(ValueError, match=message):
+    _generate(prompts)
+
+
+@pytest.mark.parametrize("temperature", [-0.5, float("nan"), float("inf")])
+def test_bad_temperature(temperature):
+  with pytest.raises(ValueError, match="temperature=.*expected >= 0"):
+    _generate([[1]], temperature=temperature)
+
+
+def test_no_new_tokens():
+  with pytest.raises(ValueError, match="max_new_tokens=0, expected >= 1"):
+    api.make_prompts([[1]], 16, 0)
+
+
+def test_citation_and_table():
+  assert "2211.17192" in spec_jax.citation("speculative_sampling")
+  table = spec_jax.systems.table()
+  assert all(f"`{name}`" in table for name in spec_jax.systems.names())

@@ -1,0 +1,102 @@
+"""Bundles: what is written is read back; what is broken is named."""
+
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+import tokenizers
+
+from spec_jax.models import bundle as bundle_lib
+from spec_jax.models import contract
+from spec_jax.training import data
+from tests import toy
+
+
+@pytest.fixture
+def folder(tmp_path):
+  tokenizer = data.train_tokenizer(["def f(x):\n  return x\n"], 270)
+  file = tmp_path / "source.json"
+  tokenizer.save(str(file))
+  configs = {name: toy.config(num_layers=layers, vocab_size=270,
+                              windows=(4,) * layers)
+             for name, layers in (("target", 2), ("draft", 1))}
+  params = {name: contract.decoder_model(config).init(jax.random.key(0))
+            for name, config in configs.items()}
+  bundle_lib.save(tmp_path / "toy", "toy", configs, params, file,
+                  [{"prompt": "def é", "source": "a.py:1"}])
+  return tmp_path / "toy", configs, params
+
+
+def test_round_trip(folder):
+  path, configs, params = folder
+  bundle = bundle_lib.load_bundle(path)
+  assert bundle.target.config == configs["target"]
+  assert bundle.models["draft"].config == configs["draft"]
+  rounded = jax.tree.map(
+      lambda x: x.astype(jnp.float16).astype(jnp.float32), params)
+  chex.assert_trees_all_equal(bundle.params, rounded)
+  assert bundle.prompts == ("def é",)
+  assert bundle.end_of_text == 0
+  assert isinstance(bundle.tokenizer, tokenizers.Tokenizer) or (
+      bundle.tokenizer.vocab_size == 270)
+
+
+def test_other_dtype(folder):
+  bundle = bundle_lib.load_bundle(folder[0], jnp.bfloat16)
+  assert bundle.params["target"]["embedding"].dtype == jnp.bfloat16
+
+
+def test_unknown_bundle_names_the_shipped_ones():
+  with pytest.raises(ValueError, match="neither a shipped bundle.*tiny-python"):
+    bundle_lib.load_bundle("tiny-pyton")
+
+
+def test_truncated_weights(folder):
+  file = folder[0] / "target.safetensors"
+  file.write_bytes(file.read_bytes()[:-100])
+  with pytest.raises(ValueError, match="target.safetensors: missing, broken"):
+    bundle_lib.load_bundle(folder[0])
+
+
+def test_all_wrong_tensors_are_named_at_once(folder):
+  file = folder[0] / "draft.safetensors"
+  flat = safetensors.numpy.load_file(file)
+  flat["surplus"] = np.zeros(3, np.float16)
+  flat["embedding"] = flat["embedding"][:, :-1].copy()
+  del flat["final_norm/scale"]
+  safetensors.numpy.save_file(flat, file)
+  with pytest.raises(ValueError) as error:
+    bundle_lib.load_bundle(folder[0])
+  for part in ("missing final_norm/scale (16,)", "extra surplus (3,)",
+               "misshapen embedding: expected (270, 16), found (270, 15)"):
+    assert part in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"name": "x"}'])
+def test_broken_description(folder, text):
+  (folder[0] / "bundle.json").write_text(text)
+  with pytest.raises(ValueError, match="expected JSON with 'name'"):
+    bundle_lib.load_bundle(folder[0])
+
+
+def test_wrong_config_field(folder):
+  file = folder[0] / "bundle.json"
+  description = json.loads(file.read_text())
+  description["models"]["target"]["num_layer"] = 3
+  file.write_text(json.dumps(description))
+  with pytest.raises(ValueError, match="'target'.*num_layer"):
+    bundle_lib.load_bundle(folder[0])
+
+
+def test_shipped_pair_is_within_its_budget():
+  files = list((bundle_lib.SHIPPED / "tiny-python").iterdir())
+  assert sum(file.stat().st_size for file in files) <= 40e6
+  bundle = bundle_lib.load_bundle("tiny-python")
+  assert 8e6 <= bundle.target.config.num_params <= 16e6
+  assert bundle.models["draft"].config.num_params <= (
+      0.1 * bundle.target.config.num_params)
+  assert len(bundle.prompts) >= 16
