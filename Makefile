@@ -17,10 +17,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist=loadfile
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist=loadgroup
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist=loadfile -m "not slow"
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist=loadgroup -m "not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -11,3 +11,18 @@ import jax  # pylint: disable=g-import-not-at-top
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+import pytest  # pylint: disable=g-import-not-at-top
+
+
+def pytest_collection_modifyitems(items):
+  """One worker per file; conformance rows go by system, which may be many.
+
+  Tests of one group share their compilations (`pytest -n 2 --dist=loadgroup`).
+  """
+  for item in items:
+    group = item.path.name
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    if "conformance" in item.path.parts and "name" in parameters:
+      group = f"conformance-{parameters['name']}"
+    item.add_marker(pytest.mark.xdist_group(group))

@@ -36,7 +36,7 @@ def config(num_layers=2, **overrides):
 def bundle(end_of_text=None, draft_noise=0.25) -> ToyBundle:
   """A random target and a draft: the target's weights with noise."""
   model = contract.decoder_model(config())
-  params = sharpen(model.init(jax.random.key(1)))
+  params = sharpen(jax.jit(model.init)(jax.random.key(1)))
   leaves, structure = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(2), len(leaves))
   noisy = [leaf + draft_noise * leaf.std() * jax.random.normal(k, leaf.shape)

@@ -36,6 +36,8 @@ class Bundle:
     params: parameters by name; the target's under "target".
     tokenizer: of all of them, or None.
     prompts: held-out texts, none of which was trained on.
+    tuned: hyper-parameters by system that suit these models better than the
+      papers' defaults, which were chosen for larger ones.
   """
 
   name: str
@@ -44,6 +46,7 @@ class Bundle:
   params: dict[str, Any]
   tokenizer: tokenizer_lib.TextTokenizer | None
   prompts: tuple[str, ...] = ()
+  tuned: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
   @property
   def end_of_text(self) -> int | None:
@@ -87,7 +90,9 @@ def load_bundle(name_or_path: str | os.PathLike,
       name=description["name"], target=models.pop("target"), models=models,
       params=params,
       tokenizer=tokenizer_lib.TextTokenizer.from_file(folder),
-      prompts=tuple(row["prompt"] for row in _read_prompts(folder)))
+      prompts=tuple(row["prompt"] for row in _read_prompts(folder)),
+      tuned={system: {key: _hashable(value) for key, value in hyper.items()}
+             for system, hyper in description.get("tuned", {}).items()})
 
 
 def from_hf(target: str | os.PathLike, draft: str | os.PathLike | None = None,
@@ -109,7 +114,8 @@ def from_hf(target: str | os.PathLike, draft: str | os.PathLike | None = None,
 def save(folder: str | os.PathLike, name: str,
          configs: dict[str, config_lib.DecoderConfig], params: dict[str, Any],
          tokenizer_file: str | os.PathLike,
-         prompts: list[dict[str, str]] = ()) -> None:
+         prompts: list[dict[str, str]] = (),
+         tuned: dict[str, dict[str, Any]] | None = None) -> None:
   """Writes a bundle; weights as float16, finer than bfloat16 at their size.
 
   Args:
@@ -119,6 +125,7 @@ def save(folder: str | os.PathLike, name: str,
     params: by model name.
     tokenizer_file: copied.
     prompts: rows with "prompt" and "source".
+    tuned: see `Bundle`.
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
@@ -132,7 +139,8 @@ def save(folder: str | os.PathLike, name: str,
   (folder / _PROMPTS).write_text(
       "".join(json.dumps(row) + "\n" for row in prompts), encoding="utf-8")
   description = {"name": name, "models": {
-      key: dataclasses.asdict(config) for key, config in configs.items()}}
+      key: dataclasses.asdict(config) for key, config in configs.items()},
+                 "tuned": tuned or {}}
   (folder / _CONFIG).write_text(json.dumps(description, indent=1))
 
 
@@ -145,6 +153,10 @@ def _read_description(path):
     pass
   raise ValueError(f"{path}: expected JSON with 'name' and 'models', a"
                    " 'target' among them.")
+
+
+def _hashable(value):
+  return tuple(value) if isinstance(value, list) else value
 
 
 def _config(fields, folder, model_name):
