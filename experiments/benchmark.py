@@ -180,8 +180,8 @@ def read_cell(path: pathlib.Path) -> dict[str, Any] | None:
 def measure(values, baseline, choice, work, temperature) -> dict[str, Any]:
   """One cell: the system and the baseline, lap by lap."""
   pair = list({c.name: c for c in (baseline, choice)}.values())
-  costs = comparison.forward_costs(pair, temperature, work)
-  results = comparison.race(pair, temperature, work, values.repeats, costs)
+  forwards = comparison.forwards_of(pair, temperature, work)
+  results = comparison.race(pair, temperature, work, values.repeats, forwards)
   result = results[choice.name]
   if values.audit and temperature > 0:
     result = comparison.with_audit(result, work)

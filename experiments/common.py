@@ -161,7 +161,8 @@ def choose(bundle: spec_jax.Bundle, names: Sequence[str] | None,
   Args:
     bundle: the models.
     names: None for all that the models allow.
-    overrides: `key=value` or `system.key=value`.
+    overrides: `key=value` or `system.key=value`; they go before what the
+      bundle recommends, and that before the papers' defaults.
 
   Returns:
     The systems, and those left out with the reason.
@@ -175,6 +176,7 @@ def choose(bundle: spec_jax.Bundle, names: Sequence[str] | None,
     hyper = hyper_parameters(wanted, overrides)
     chosen, skipped = [], {}
     for name in wanted:
+      hyper[name] = bundle.tuned.get(name, {}) | hyper[name]
       try:
         system, params = systems.build(name, bundle, **hyper[name])
       except ValueError as error:

@@ -1,7 +1,6 @@
 """Systems side by side on one workload: race, forward costs, audit."""
 
 from collections.abc import Callable
-from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 from typing import Any
@@ -62,10 +61,9 @@ class Result:
         "acceptance": audit, "truncated_tokens": self.first.dropped}
 
 
-def forward_costs(choices: Sequence[common.Choice], temperature: float,
-                  work: workload_lib.Workload
-                  ) -> dict[str, costs_lib.RoundCost]:
-  """Isolated forwards of a round, on the first batch of the workload."""
+def forwards_of(choices: Sequence[common.Choice], temperature: float,
+                work: workload_lib.Workload) -> costs_lib.Forwards:
+  """The forwards of a round, alone, on the first batch of the workload."""
   rows = [work.fit(work.encode(c, 0), c.name)[0] for c in work.groups()[0]]
   prompts = prompts_lib.batch(rows, work.limit)
   keys = keys_lib.row_keys(work.seed, len(rows))
@@ -75,12 +73,12 @@ def forward_costs(choices: Sequence[common.Choice], temperature: float,
     state = choice.executor.start(
         choice.at(0.0), choice.params, prompts, keys, work.max_new_tokens)
     cases[choice.name] = (system, choice.params, state)
-  return costs_lib.round_costs(cases)
+  return costs_lib.Forwards(cases)
 
 
 def race(choices: Sequence[common.Choice], temperature: float,
          work: workload_lib.Workload, repeats: int,
-         costs: Mapping[str, costs_lib.RoundCost],
+         forwards: costs_lib.Forwards,
          on_lap: Callable[[str], None] = lambda name: None
          ) -> dict[str, Result]:
   """Decodes the workload with every system in turn; one must be the baseline.
@@ -90,7 +88,7 @@ def race(choices: Sequence[common.Choice], temperature: float,
     temperature: of all.
     work: of all.
     repeats: passes per system.
-    costs: from `forward_costs`.
+    forwards: from `forwards_of`; sampled once per turn.
     on_lap: see `clock.race`.
   """
   first = {}
@@ -101,11 +99,13 @@ def race(choices: Sequence[common.Choice], temperature: float,
     def run():
       done = workload_lib.run(clock, system, choice.params, work)
       first.setdefault(choice.name, done)
+      if choice.name == common.BASELINE:
+        forwards.sample()
       return done.lap
     return run
 
   laps = clock_lib.race({c.name: passer(c) for c in choices}, repeats, on_lap)
-  baseline = laps[common.BASELINE]
+  baseline, costs = laps[common.BASELINE], forwards.take()
   return {
       c.name: Result(c, temperature, first[c.name],
                      clock_lib.timing(laps[c.name], baseline), costs[c.name],

@@ -136,17 +136,17 @@ def race(values, choices, work, temperatures):
       bar.update()
 
     bar.set_postfix_str("forward passes, alone")
-    costs = comparison.forward_costs(choices, temperatures[-1], work)
+    forwards = comparison.forwards_of(choices, temperatures[-1], work)
     for temperature in temperatures:
-      found[temperature] = comparison.race(
-          choices, temperature, work, values.repeats, costs, on_lap)
-  for temperature in temperatures:
-    if temperature > 0:
-      found[temperature] = {
-          name: comparison.with_audit(result, work)
-          for name, result in tqdm.tqdm(
-              found[temperature].items(), desc="auditing", leave=False)}
-    print(f"\n{heading(temperature)}\n\n{table(found[temperature])}")
+      group = comparison.race(
+          choices, temperature, work, values.repeats, forwards, on_lap)
+      if temperature > 0:
+        bar.set_postfix_str("holding the acceptance against the optimum")
+        group = {name: comparison.with_audit(result, work)
+                 for name, result in group.items()}
+      found[temperature] = group
+      # Unlike print, this leaves the progress bar whole.
+      tqdm.tqdm.write(f"\n{heading(temperature)}\n\n{table(group)}")
   print(tables.LEGEND)
   return found
 

@@ -154,7 +154,8 @@ def write(name, table, trained, folder, corpus, tokenizer) -> None:
       folder / "bundle", name,
       {stage: table[stage].config for stage in shipped},
       {stage: trained[stage] for stage in shipped}, folder / "tokenizer.json",
-      data.heldout_prompts(corpus, tokenizer, _NUM_PROMPTS))
+      data.heldout_prompts(corpus, tokenizer, _NUM_PROMPTS),
+      recipes.TUNED.get(name))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

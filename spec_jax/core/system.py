@@ -178,7 +178,12 @@ def info(state: types.DecodeState, tree: types.DraftTree,
   nodes = jnp.arange(tree.num_nodes)[None, None]
   active = state.is_running.astype(jnp.int32)
   drafted = ((depth == levels) & tree.valid[:, :, None]).sum(1)
-  accepted = levels[0] < verdict.count[:, None]
+  # Where a round was cut, the last token emitted may be a draft itself.
+  last = jnp.take_along_axis(verdict.path, verdict.count[:, None] - 1, 1)
+  is_draft = ((tree.parents == last) & tree.valid & (verdict.count > 0)[:, None]
+              & (tree.tokens == verdict.next_token[:, None])).any(-1)
+  num_accepted = verdict.count - 1 + is_draft.astype(jnp.int32)
+  accepted = levels[0] <= num_accepted[:, None]
   is_slot = jnp.arange(verdict.path.shape[1])[None] < verdict.count[:, None]
   visited = ((nodes == verdict.path[:, :, None]) & is_slot[:, :, None]).any(1)
   is_child = tree.parents[:, None, :] == nodes.swapaxes(1, 2)

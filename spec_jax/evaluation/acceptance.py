@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from spec_jax.core import keys as keys_lib
-from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import system as system_lib
 from spec_jax.core import tree as tree_lib
 from spec_jax.core import types
@@ -155,10 +154,9 @@ def _batches(work):
 
 
 def _start(system, params, prompts, keys, max_new_tokens):
-  # The prefill draws nothing: all temperatures share one compilation.
   return fused.Fused().start(
-      system.with_sampling(sampling_lib.GREEDY), params, prompts, keys,
-      max_new_tokens, decoding.capacity_for(prompts, max_new_tokens))
+      system, params, prompts, keys, max_new_tokens,
+      decoding.capacity_for(prompts, max_new_tokens))
 
 
 def _decode(system, params, prompts, keys, max_new_tokens):

@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import system as system_lib
 from spec_jax.core import types
 from spec_jax.executors import decoding
@@ -108,10 +107,8 @@ class Clock:
     counts = jax.block_until_ready(
         decoding.zero_counts(system, prompts.tokens.shape[0]))
     begin = time.perf_counter()
-    # The prefill draws nothing: all temperatures share one compilation.
     state = jax.block_until_ready(self._executor.start(
-        system.with_sampling(sampling_lib.GREEDY), params, prompts, keys,
-        max_new_tokens, capacity))
+        system, params, prompts, keys, max_new_tokens, capacity))
     middle = time.perf_counter()
     state, counts = jax.block_until_ready(
         self._executor.rounds(system, params, state, counts))

@@ -136,42 +136,51 @@ def _looped(fn, *args):
   return lambda: jax.block_until_ready(run(*args))
 
 
-def round_costs(
-    cases: Mapping[str, tuple[system_lib.System, types.Params,
-                              types.DecodeState]],
-    repeats: int = 9) -> dict[str, RoundCost]:
-  """Times the forwards of one round of each case.
+class Forwards:
+  """The forwards of one round of each case, compiled, to be timed in turn.
 
-  All calls take turns, so that the costs are comparable on a busy machine.
-
-  Args:
-    cases: system, parameters and a state to start the round from.
-    repeats: samples per call, of a few forwards each; the median counts.
+  Samples may be spread over a longer measurement, so that forwards and decodes
+  see the same weather on a busy machine.
   """
-  calls, fns = {}, {}
-  for name, (system, params, state) in cases.items():
-    target, draft = _calls(system, params, state)
-    calls[name] = (target, draft)
-    for call in target:
-      fns.setdefault(call, _timed_call(call, params.target))
-    for call in draft:
-      fns.setdefault(call, _timed_call(call, params.drafter))
-    if not draft and system.drafter.depth:
-      fns[name] = _timed_proposal(system, params, state)
-  seconds = _medians(fns, repeats)
-  return {name: _round_cost(name, *calls[name], seconds) for name in cases}
 
-
-def _medians(fns, repeats):
-  samples = {key: [] for key in fns}
-  for repeat in range(repeats + 1):
-    for key, fn in fns.items():
-      begin = time.perf_counter()
+  def __init__(self, cases: Mapping[str, tuple[
+      system_lib.System, types.Params, types.DecodeState]]):
+    """Compiles; a case is a system, parameters and a state to start from."""
+    self._calls, self._fns = {}, {}
+    for name, (system, params, state) in cases.items():
+      target, draft = _calls(system, params, state)
+      self._calls[name] = (target, draft)
+      for call in target:
+        self._fns.setdefault(call, _timed_call(call, params.target))
+      for call in draft:
+        self._fns.setdefault(call, _timed_call(call, params.drafter))
+      if not draft and system.drafter.depth:
+        self._fns[name] = _timed_proposal(system, params, state)
+    for fn in self._fns.values():
       fn()
-      if repeat:  # The first call compiles.
-        samples[key].append(time.perf_counter() - begin)
-  return {key: float(np.median(values)) / _LOOP
-          for key, values in samples.items()}
+    self._samples = {key: [] for key in self._fns}
+
+  def sample(self, repeats: int = 3) -> None:
+    """Times every forward `repeats` times, all of them in turn."""
+    for _ in range(repeats):
+      for key, fn in self._fns.items():
+        begin = time.perf_counter()
+        fn()
+        self._samples[key].append((time.perf_counter() - begin) / _LOOP)
+
+  def take(self) -> dict[str, RoundCost]:
+    """Costs by case: medians of the samples since the last call.
+
+    Raises:
+      ValueError: if there were none.
+    """
+    if not all(self._samples.values()):
+      raise ValueError("no samples were taken, expected sample() before.")
+    seconds = {key: float(np.median(values))
+               for key, values in self._samples.items()}
+    self._samples = {key: [] for key in self._fns}
+    return {name: _round_cost(name, *calls, seconds)
+            for name, calls in self._calls.items()}
 
 
 def _round_cost(name, target, draft, seconds):

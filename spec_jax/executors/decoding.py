@@ -13,6 +13,8 @@ from spec_jax.models import prefill as prefill_lib
 # Slots are handed out in multiples of this, so that prompts of similar length
 # share a compilation.
 _BUCKET = 64
+# More rounds than any decode has: each emits a token into `i32` positions.
+UNLIMITED = 2 ** 31 - 1
 
 
 @struct.dataclass
@@ -93,9 +95,12 @@ def start(system: system_lib.System, params: types.Params, prompts: Prompts,
     return cache, system.drafter.prefill(
         params.drafter, drafter, tokens, count)
 
-  cache, drafter = jax.lax.fori_loop(0, num_chunks, feed, (
+  # Without the barrier XLA knows that the caches are zero and folds the first
+  # chunk's attention over them at compile time, slowly.
+  empty = jax.lax.optimization_barrier((
       system.make_cache(system.target, batch, capacity),
       system.drafter.init(params.drafter, batch, capacity)))
+  cache, drafter = jax.lax.fori_loop(0, num_chunks, feed, empty)
   tokens = jnp.pad(prompts.tokens, ((0, 0), (0, capacity - width)))
   is_text = jnp.arange(capacity)[None] < prompts.length[:, None]
   limit = prompts.length + jnp.asarray(max_new_tokens, jnp.int32)
@@ -109,14 +114,13 @@ def start(system: system_lib.System, params: types.Params, prompts: Prompts,
 
 def rounds(system: system_lib.System, params: types.Params,
            state: types.DecodeState, counts: counts_lib.Counts,
-           max_rounds: int | None = None
+           max_rounds: int | jax.Array = UNLIMITED
            ) -> tuple[types.DecodeState, counts_lib.Counts]:
-  """Steps until every row has stopped, or `max_rounds` (static) are done."""
+  """Steps until every row has stopped, or `max_rounds` are done."""
 
   def is_going(carry):
     state, _, done = carry
-    going = state.is_running.any()
-    return going if max_rounds is None else going & (done < max_rounds)
+    return state.is_running.any() & (done < max_rounds)
 
   def body(carry):
     state, counts, done = carry

@@ -4,11 +4,11 @@ import dataclasses
 
 import jax
 
+from spec_jax.core import sampling as sampling_lib
 from spec_jax.executors import decoding
 
 _start = jax.jit(decoding.start, static_argnums=(0, 5, 6))
-_rounds = jax.jit(decoding.rounds, static_argnums=(0, 4),
-                  donate_argnums=(2, 3))
+_rounds = jax.jit(decoding.rounds, static_argnums=0, donate_argnums=(2, 3))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +25,12 @@ class Fused:
             capacity=None):
     """The state before the first round; see `decoding.start`."""
     capacity = decoding.capacity_for(prompts, max_new_tokens, capacity)
-    return _start(system, params, prompts, keys, max_new_tokens, capacity,
-                  self.chunk)
+    # The prefill draws nothing: all temperatures share one compilation.
+    return _start(system.with_sampling(sampling_lib.GREEDY), params, prompts,
+                  keys, max_new_tokens, capacity, self.chunk)
 
-  def rounds(self, system, params, state, counts, max_rounds=None):
+  def rounds(self, system, params, state, counts,
+             max_rounds=decoding.UNLIMITED):
     """See `decoding.rounds`; state and counts are consumed."""
     return _rounds(system, params, state, counts, max_rounds)
 

@@ -12,6 +12,7 @@ import jax
 
 from spec_jax.core import counts as counts_lib
 from spec_jax.core import system as system_lib
+from spec_jax.executors import decoding
 from spec_jax.executors import fused
 
 
@@ -34,11 +35,10 @@ class Hosted(fused.Fused):
   host, and for looking inside: every round pays two dispatches.
   """
 
-  def rounds(self, system, params, state, counts, max_rounds=None):
+  def rounds(self, system, params, state, counts, max_rounds=decoding.UNLIMITED):
     """See `decoding.rounds`; state and counts are consumed."""
     done = 0
-    while (max_rounds is None or done < max_rounds) and bool(
-        state.is_running.any()):
+    while done < max_rounds and bool(state.is_running.any()):
       # The drafter's state travels alone, so that both halves can donate it.
       drafter, state = state.drafter, state.replace(drafter=None)
       tree, drafter = _propose(system, params, drafter, state)

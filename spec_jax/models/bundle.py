@@ -131,9 +131,11 @@ def save(folder: str | os.PathLike, name: str,
   folder.mkdir(parents=True, exist_ok=True)
   for model_name, tree in params.items():
     flat = traverse_util.flatten_dict(jax.device_get(tree), sep="/")
+    file = folder / f"{model_name}.safetensors"
     safetensors.numpy.save_file(
         {key: np.asarray(value, np.float16) for key, value in flat.items()},
-        folder / f"{model_name}.safetensors")
+        file)
+    file.chmod(0o644)  # safetensors makes files that only their owner reads.
   text = pathlib.Path(tokenizer_file).read_text(encoding="utf-8")
   (folder / _TOKENIZER).write_text(text, encoding="utf-8")
   (folder / _PROMPTS).write_text(

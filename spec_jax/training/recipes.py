@@ -64,9 +64,9 @@ BUNDLES = {
                               decay=0.65, grown_from="shallow"),
         "draft_base": ModelRecipe(_decoder(192, 2, 1, 512), num_steps=400,
                                   decay=0.0, is_shipped=False),
-        "draft": ModelRecipe(_decoder(192, 2, 1, 512), num_steps=320,
+        "draft": ModelRecipe(_decoder(192, 2, 1, 512), num_steps=300,
                              decay=0.8, grown_from="draft_base",
-                             teacher="target", own_windows=1536),
+                             teacher="target", own_windows=768),
     },
     # The same recipe at a size that runs in seconds; for tests.
     "smoke": {
@@ -76,6 +76,20 @@ BUNDLES = {
                               length=32, grown_from="shallow"),
         "draft": ModelRecipe(_decoder(64, 1, 1, 64), num_steps=12, batch=2,
                              length=32, teacher="target", own_windows=8),
+    },
+}
+
+
+# Hyper-parameters that suit the shipped pair on a CPU, where a forward of many
+# tokens is not free: small trees, and any match that the text offers.
+TUNED = {
+    "tiny-python": {
+        "gumbel_coupled": {"depth": 4},
+        "mcsd": {"branching": (3, 1, 1, 1)},
+        "prompt_lookup": {"depth": 4, "take_latest": True,
+                          "allow_short": True},
+        "rsd_c": {"branching": (2, 1, 1, 1)},
+        "specinfer": {"branching": (2, 1, 1, 1)},
     },
 }
 

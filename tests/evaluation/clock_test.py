@@ -61,7 +61,11 @@ def test_round_costs_find_every_forward():
     state = clock.fused.Fused().start(
         system, params, toy.prompts((3, 2)), keys.row_keys(0, 2), 6)
     cases[name] = system, params, state
-  found = costs.round_costs(cases, repeats=1)
+  forwards = costs.Forwards(cases)
+  with pytest.raises(ValueError, match="no samples"):
+    forwards.take()
+  forwards.sample(1)
+  found = forwards.take()
   tokens = {name: cost.tree_tokens for name, cost in found.items()}
   assert tokens == {"autoregressive": 1, "mcsd": 7, "prompt_lookup": 4}
   forwards = {name: cost.draft_forwards for name, cost in found.items()}
