@@ -35,7 +35,8 @@ class Hosted(fused.Fused):
   host, and for looking inside: every round pays two dispatches.
   """
 
-  def rounds(self, system, params, state, counts, max_rounds=decoding.UNLIMITED):
+  def rounds(self, system, params, state, counts,
+             max_rounds=decoding.UNLIMITED):
     """See `decoding.rounds`; state and counts are consumed."""
     done = 0
     while done < max_rounds and bool(state.is_running.any()):
