@@ -12,6 +12,12 @@ from spec_jax.core import types
 from spec_jax.verifiers import rules
 
 
+# Up to this many logits a row, all nodes are decided at once and the walk only
+# looks them up: one pass over a small table is cheaper than several short ones.
+# Beyond, only the nodes on the path are, whose number is small.
+_AT_ONCE = 2 ** 17
+
+
 def walk(verifier, sampling: sampling_lib.Sampling, tree: types.DraftTree,
          p_logits: jax.Array, ctx: types.Context) -> types.Verdict:
   """Emits a token at the root; descends while the token is a child.
@@ -53,9 +59,16 @@ def _walk_row(verifier, sampling, tree, p_logits, key, length, seen):
     hit = exists & (tree.tokens[drafts] == token)
     return token, drafts[jnp.argmax(hit)], hit.any()
 
+  decide = emit
+  if seen is None and p_logits.size <= _AT_ONCE:
+    depths = tree_lib.depths(tree.parents[None])[0]
+    table = jax.vmap(lambda node, depth: emit(node, depth, None))(
+        jnp.arange(tree.num_nodes), depths)
+    decide = lambda node, depth, seen: [column[node] for column in table]
+
   def body(carry):
     path, depth, node, _, seen, _ = carry
-    token, child, is_hit = emit(node, depth, seen)
+    token, child, is_hit = decide(node, depth, seen)
     if seen is not None:
       seen = seen.at[token].set(True)
     node = jnp.where(is_hit, child, node)

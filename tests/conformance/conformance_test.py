@@ -189,10 +189,10 @@ def test_counts_add_up(name, kind):
   emitted = state.length - final.prompt_length
   np.testing.assert_array_equal(counts.emitted, emitted)
   np.testing.assert_array_equal(counts.histogram.sum(-1), counts.target_calls)
-  # A round emits what it accepted and one token more. What end of text or
-  # budget cut off counts as neither.
-  np.testing.assert_array_equal(
-      counts.emitted, counts.accepted.sum(-1) + counts.target_calls)
+  # A round emits what it accepted and one token more; only the last round of
+  # a row may be cut, by end of text or budget, so that a draft comes last.
+  num_cut = counts.accepted.sum(-1) + counts.target_calls - counts.emitted
+  assert ((num_cut == 0) | (num_cut == 1)).all()
   assert (counts.accepted <= counts.reached).all()
   assert (counts.reached <= counts.target_calls[:, None]).all()
   assert (counts.accepted <= counts.drafted).all()
