@@ -41,6 +41,16 @@ def is_caught(results: dict[str, str | None]) -> bool:
   return any(result is not None for result in results.values())
 
 
+_HEADING = """\
+# Planted bugs, and what catches them
+
+Real bugs of speculative decoders, injected one at a time into this code base.
+Written by `python -m tests.mutations --out=tests/MUTATIONS.md`; an empty cell
+was not run (a bug meets the checks it is expected to fail, `--full` runs all).
+
+"""
+
+
 def table(results: dict[str, dict[str, str | None]]) -> str:
   """Markdown: a row per bug, a column per check."""
   checks = list(mutation_checks.CHECKS)
@@ -71,7 +81,7 @@ def main(argv):
   if _OUT.value:
     path = pathlib.Path(_OUT.value)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(_HEADING + text)
   sys.exit(0 if all(map(is_caught, results.values())) else 1)
 
 

@@ -105,7 +105,8 @@ def _speedups(axis, bars, heading):
   ends = [max(bar.high, bar.predicted or 0) for bar in bars]
   axis.set_xlim(0, 1.08 * max(ends + [1.0]))
   _set_slots(axis, len(bars))
-  _style(axis, f"{heading}: speed-up over autoregressive")
+  _style(axis, heading)
+  axis.set_xlabel("speed-up over autoregressive", fontsize=9, color=_INK)
   axis.legend(fontsize=8, loc="lower right", framealpha=0.95)
 
 
