@@ -11,7 +11,6 @@ from spec_jax.core import tree as tree_lib
 from spec_jax.core import types
 from spec_jax.verifiers import rules
 
-
 # Up to this many logits a row, all nodes are decided at once and the walk only
 # looks them up: one pass over a small table is cheaper than several short ones.
 # Beyond, only the nodes on the path are, whose number is small.
