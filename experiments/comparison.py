@@ -71,7 +71,7 @@ def forwards_of(choices: Sequence[common.Choice], temperature: float,
   for choice in choices:
     system = choice.at(temperature)
     state = choice.executor.start(
-        choice.at(0.0), choice.params, prompts, keys, work.max_new_tokens)
+        system, choice.params, prompts, keys, work.max_new_tokens)
     cases[choice.name] = (system, choice.params, state)
   return costs_lib.Forwards(cases)
 

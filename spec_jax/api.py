@@ -106,9 +106,7 @@ def generate(
 
 def collect(decoded: decoding.Decoded, tokenizer=None) -> Generated:
   """The emitted part of each row, as ids and text."""
-  tokens = np.asarray(decoded.tokens)
-  starts, stops = np.asarray(decoded.prompt_length), np.asarray(decoded.length)
-  rows = [tokens[i, starts[i]:stops[i]].tolist() for i in range(len(starts))]
+  rows = decoding.emitted(decoded)
   text = None if tokenizer is None else [tokenizer.decode(r) for r in rows]
   return Generated(
       rows, text, [types.Status(int(s)) for s in np.asarray(decoded.status)],

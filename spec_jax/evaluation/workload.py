@@ -13,6 +13,7 @@ from spec_jax.core import types
 from spec_jax.evaluation import clock as clock_lib
 from spec_jax.evaluation import counts as stats_lib
 from spec_jax.evaluation import prompts as prompts_lib
+from spec_jax.executors import decoding
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -132,7 +133,7 @@ def run(clock: clock_lib.Clock, system: system_lib.System,
           system, params, prompts_lib.batch(contexts, work.limit), keys,
           work.max_new_tokens)
       _check(decoded, group)
-      answers = emitted(decoded)
+      answers = decoding.emitted(decoded)
       lap, counts = lap + taken, counts + [decoded.counts]
       rows, prompts = rows + answers, prompts + [list(c) for c in contexts]
       end = system.end_of_text
@@ -146,11 +147,3 @@ def _check(decoded, group):
   if failed.any():
     raise FloatingPointError(
         f"{group[int(failed.argmax())].name}: the target's logits are NaN.")
-
-
-def emitted(decoded) -> list[list[int]]:
-  """The emitted ids of each row, the prompt left out."""
-  tokens = np.asarray(decoded.tokens)
-  bounds = zip(np.asarray(decoded.prompt_length), np.asarray(decoded.length))
-  return [tokens[i, start:stop].tolist()
-          for i, (start, stop) in enumerate(bounds)]

@@ -142,6 +142,14 @@ def finish(state: types.DecodeState, counts: counts_lib.Counts,
                  counts)
 
 
+def emitted(decoded: Decoded) -> list[list[int]]:
+  """The emitted ids of each row, the prompt left out."""
+  tokens = np.asarray(decoded.tokens)
+  bounds = zip(np.asarray(decoded.prompt_length), np.asarray(decoded.length))
+  return [tokens[i, start:stop].tolist()
+          for i, (start, stop) in enumerate(bounds)]
+
+
 def decode(system: system_lib.System, params: types.Params, prompts: Prompts,
            keys: jax.Array, max_new_tokens, capacity: int) -> Decoded:
   """A whole decode as one pure function; what pmap and shard_map map."""

@@ -145,12 +145,6 @@ def _restore(manager, params, opt_state):
   return restored["params"], restored["opt_state"], step
 
 
-def is_finished(folder: pathlib.Path, num_steps: int) -> bool:
-  """Whether `folder` holds a checkpoint of the last step."""
-  rows = read_log(pathlib.Path(folder) / LOG_NAME)
-  return bool(rows) and rows[-1]["step"] >= num_steps
-
-
 def curve(rows: list[dict[str, float]], name: str
           ) -> tuple[np.ndarray, np.ndarray]:
   """Steps and values of one metric, where it was logged."""
