@@ -12,18 +12,14 @@ fails is recorded with its error, voids its row, and is tried again next time.
 from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
-import hashlib
-import json
 import pathlib
 import sys
-import traceback
 from typing import Any
 
 from absl import flags
-import jax
-import jax.numpy as jnp
 from tqdm import auto as tqdm
 
+from experiments import cells
 from experiments import common
 from experiments import comparison
 from experiments import tables
@@ -71,20 +67,22 @@ def run(values: flags.FlagValues) -> int:
     files = read_files(values, bundle)
     works = [workload(values, bundle, rows, batch)
              for rows in files.values() for batch in batches]
-  cells = [
+  plan = [
       (label, work, temperature, choice)
       for label, work in zip([f for f in files for _ in batches], works)
       for temperature in temperatures for choice in choices]
-  common_key = {"models": fingerprint(bundle), "repeats": values.repeats,
-                "audit": values.audit, "environment": stable_environment()}
+  common_key = {
+      "models": cells.fingerprint(bundle), "repeats": values.repeats,
+      "audit": values.audit, "environment": cells.stable_environment()}
   rows = []
   for label, work, temperature, choice in tqdm.tqdm(
-      cells, desc="cells", unit="cell"):
+      plan, desc="cells", unit="cell"):
     key = common_key | cell_key(label, work, temperature, choice)
     measure_fn = functools.partial(
         measure, values, baseline, choice, work, temperature)
     with common.clean_errors():
-      rows.append(finish_cell(folder / "cells", key, measure_fn))
+      rows.append(cells.finish(
+          cell_path(folder / "cells", key), key, measure_fn))
   with common.clean_errors():
     tables.write_cells(
         folder, common.flags_of(values), bundle.name, rows, skipped)
@@ -113,23 +111,6 @@ def workload(values, bundle, rows, batch) -> workload_lib.Workload:
       values.max_new_tokens, batch, values.seed, values.truncate)
 
 
-def fingerprint(bundle) -> str:
-  """Changes with any weight, shape, configuration or dtype."""
-  sums = jax.tree.map(
-      lambda x: [list(x.shape), float(jnp.abs(x).sum(dtype=jnp.float32)),
-                 float(x.ravel()[0])], bundle.params)
-  configs = repr([bundle.target, sorted(bundle.models.items(), key=str)])
-  text = configs + json.dumps(sums, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def stable_environment() -> dict[str, Any]:
-  """The environment without the commit: not every commit voids all rows."""
-  found = report.environment()
-  del found["git"]
-  return found
-
-
 def cell_key(label, work, temperature, choice) -> dict[str, Any]:
   """What tells a cell from every other."""
   return {
@@ -143,38 +124,10 @@ def cell_key(label, work, temperature, choice) -> dict[str, Any]:
 
 def cell_path(folder: pathlib.Path, key: Mapping[str, Any]) -> pathlib.Path:
   """Readable, and different for different keys."""
-  text = json.dumps(key, sort_keys=True)
-  digest = hashlib.sha256(text.encode()).hexdigest()[:12]
   stem = pathlib.Path(key["prompts"]).stem
-  return folder / (f"{key['system']}-{stem}-t{key['temperature']:g}"
-                   f"-b{key['batch']}-{digest}.json")
-
-
-def finish_cell(folder: pathlib.Path, key: Mapping[str, Any], measure_fn
-                ) -> dict[str, Any]:
-  """The row of a cell, from its file or measured now and written at once."""
-  path = cell_path(folder, key)
-  found = read_cell(path)
-  if found is not None and "error" not in found:
-    return found
-  row = {"key": dict(key), "git": report.git_sha()}
-  try:
-    row["result"] = json.loads(report.to_json(measure_fn()))
-  # Whatever a system raises voids its own row only.
-  except Exception as error:  # pylint: disable=broad-exception-caught
-    row["error"] = f"{type(error).__name__}: {error}"
-    row["traceback"] = traceback.format_exc()
-    tqdm.tqdm.write(f"void: {path.stem}: {row['error']}")
-  report.write_json(path, row)
-  return json.loads(path.read_text())
-
-
-def read_cell(path: pathlib.Path) -> dict[str, Any] | None:
-  """The row in a file; None if there is none or it is not whole."""
-  try:
-    return json.loads(path.read_text())
-  except (OSError, json.JSONDecodeError):
-    return None
+  return cells.path_of(
+      folder, f"{key['system']}-{stem}-t{key['temperature']:g}"
+      f"-b{key['batch']}", key)
 
 
 def measure(values, baseline, choice, work, temperature) -> dict[str, Any]:

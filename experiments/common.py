@@ -86,13 +86,13 @@ def define_models(values: flags.FlagValues) -> None:
                     "Of parameters and computation.", flag_values=values)
 
 
-def define_systems(values: flags.FlagValues, default: Sequence[str] | None
-                   ) -> None:
-  """--system and --set."""
+def define_systems(values: flags.FlagValues, default: Sequence[str] | None,
+                   unset: str = "all that the models allow") -> None:
+  """--system and --set; `unset` says what no --system means."""
   flags.DEFINE_list(
-      "system", default, "Systems, separated by commas; default: all that the"
-      f" models allow. Known: {', '.join(systems.names())}.",
-      flag_values=values)
+      "system", default, "Systems, separated by commas, or 'all' for all that"
+      f" the models allow; default: {default or unset}. Known:"
+      f" {', '.join(systems.names())}.", flag_values=values)
   flags.DEFINE_multi_string(
       "set", [], "A hyper-parameter, key=value or system.key=value; may be"
       " repeated. Lists are written 4,2,1.", flag_values=values)
@@ -155,14 +155,16 @@ class Choice:
 
 
 def choose(bundle: spec_jax.Bundle, names: Sequence[str] | None,
-           overrides: Sequence[str]) -> tuple[list[Choice], dict[str, str]]:
+           overrides: Sequence[str], default: Sequence[str] | None = None
+           ) -> tuple[list[Choice], dict[str, str]]:
   """Builds the systems that were asked for.
 
   Args:
     bundle: the models.
-    names: None for all that the models allow.
+    names: "all" alone for all that the models allow.
     overrides: `key=value` or `system.key=value`; they go before what the
       bundle recommends, and that before the papers' defaults.
+    default: for no names, as far as the models allow; None for all.
 
   Returns:
     The systems, and those left out with the reason.
@@ -172,7 +174,9 @@ def choose(bundle: spec_jax.Bundle, names: Sequence[str] | None,
       but cannot be built.
   """
   with clean_errors():
-    wanted = list(dict.fromkeys(names or systems.names()))
+    if names and list(names) == ["all"]:
+      names, default = None, None
+    wanted = list(dict.fromkeys(names or default or systems.names()))
     hyper = hyper_parameters(wanted, overrides)
     chosen, skipped = [], {}
     for name in wanted:

@@ -14,6 +14,8 @@ from spec_jax.evaluation import prompts as prompts_lib
 from spec_jax.evaluation import workload as workload_lib
 from theory import optimal
 
+_MOST_DISTINCT = 16
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Result:
@@ -124,7 +126,7 @@ def with_audit(result: Result, work: workload_lib.Workload) -> Result:
 
 
 def optimum(p, q, num_drafts, draw):
-  """`theory.optimal`, where it has a formula."""
-  if draw == "without_replacement" and num_drafts > 2:
+  """`theory.optimal`; None beyond the number of drafts that it takes."""
+  if draw == "without_replacement" and num_drafts > _MOST_DISTINCT:
     return None
   return optimal.optimal_acceptance(p, q, num_drafts, draw)

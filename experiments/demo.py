@@ -2,8 +2,9 @@
 
   python -m experiments.demo
   python -m experiments.demo --system=specinfer,mcsd --set mcsd.branching=3,2
+  python -m experiments.demo --system=all
 
-Shows text as it arrives, then races all systems against plain decoding at
+Shows text as it arrives, then races the systems against plain decoding at
 temperature 0 and 0.8, and then proves that nothing was lost: equal texts at
 temperature 0, equal texts for systems that share the noise of plain sampling,
 output laws by enumeration, and a chi-square test on the models themselves.
@@ -30,11 +31,16 @@ from spec_jax.evaluation import prompts as prompts_lib
 from spec_jax.evaluation import report
 from spec_jax.evaluation import workload as workload_lib
 
+# A tour that ends in minutes: one system of each kind. The benchmark, and
+# --system=all, run every one.
+_SHOWN = ("speculative_sampling", "prompt_lookup", "gumbel_coupled",
+          "specinfer", "rsd_c", "race_transport", "block_verification")
+
 
 def define(values: flags.FlagValues) -> None:
   """The flags of this program."""
   common.define_models(values)
-  common.define_systems(values, None)
+  common.define_systems(values, None, ", ".join(_SHOWN))
   common.define_decoding(values, ("0", "0.8"))
   flags.DEFINE_string("out", "out/demo", "Folder for tables, plot and cards.",
                       flag_values=values)
@@ -58,8 +64,11 @@ def run(values: flags.FlagValues) -> int:
   with common.clean_errors():
     folder = report.make_folder(values.out)
   bundle = common.load_models(values)
-  names = values.system and [common.BASELINE, *values.system]
-  choices, skipped = common.choose(bundle, names, values.set)
+  names = values.system
+  if names and names != ["all"]:
+    names = [common.BASELINE, *names]
+  choices, skipped = common.choose(
+      bundle, names, values.set, (common.BASELINE, *_SHOWN))
   work = make_workload(values, bundle)
   introduce(bundle, work, choices, skipped)
   watch(values, choices, work, temperatures)

@@ -20,7 +20,7 @@ from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import types
 from spec_jax.evaluation import equality
 from spec_jax.evaluation import workload as workload_lib
-from spec_jax.verifiers import rules
+from spec_jax.verifiers import matching
 
 # Draft and target laws that disagree, agree, and disagree strongly.
 TOY_LAWS = (
@@ -68,7 +68,7 @@ def coupled_texts(results: Mapping[str, comparison.Result],
   checks = []
   for name, result in results.items():
     is_coupled = isinstance(result.choice.system.verifier,
-                            rules.SampleAndMatch)
+                            matching.SampleAndMatch)
     if name == common.BASELINE or not is_coupled:
       continue
     found = equality.first_difference(expected, _texts(result.first))
@@ -102,8 +102,8 @@ def _explain_sampled(found, text, result, work):
   law = spec_law(logits, result.temperature)
   key = keys_lib.at(keys_lib.row_keys(work.seed, 1, found.row)[0],
                     found.position, types.Role.EMIT)
-  noisy = np.asarray(jnp.log(law) + jax.random.gumbel(
-      key, law.shape, law.dtype), np.float64)
+  noise = sampling_lib.clocks(key, law.size, law.dtype)
+  noisy = np.asarray(jnp.log(law) - jnp.log(noise), np.float64)
   gap = abs(noisy[found.expected] - noisy[found.actual])
   scale = max(1.0, float(jnp.abs(logits).max())) / result.temperature
   is_tie = gap <= float(jnp.finfo(model.dtype).eps) ** 0.5 * scale
@@ -124,7 +124,7 @@ def enumerated_laws() -> list[Check]:
   for name in verifiers.names():
     rule = verifiers.info(name)
     num_drafts = min(2, rule.max_drafts or 2)
-    draws = [draw for draw in rule.draws if draw != "coupled"]
+    draws = [draw for draw in rule.draws if draw in types.DRAWS[:-1]]
     error = max(
         np.abs(verifiers.exact_output_law(name, p, q, num_drafts, draw)
                - np.asarray(p)).max()
@@ -145,7 +145,7 @@ def sampled_laws(choices: Sequence[common.Choice], temperature: float,
   prompt = list(prompt)[-_TAIL:]
   checks, expected = [], None
   for choice in choices:
-    is_coupled = isinstance(choice.system.verifier, rules.SampleAndMatch)
+    is_coupled = isinstance(choice.system.verifier, matching.SampleAndMatch)
     if is_coupled or not choice.exact or not choice.system.drafter.depth:
       continue
     if expected is None:

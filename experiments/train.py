@@ -28,7 +28,7 @@ from spec_jax.systems import registration
 from spec_jax.training import data
 from spec_jax.training import loop
 from spec_jax.training import recipes
-from spec_jax.verifiers import rules
+from spec_jax.verifiers import matching
 
 # Held-out prompts that go into the bundle.
 _NUM_PROMPTS = 24
@@ -57,7 +57,7 @@ def own_text(path, recipe, teacher, params, stream, seed) -> np.ndarray:
   prompts = data.Windows(stream, batch, start, seed + 1)
   system = registration.compose(
       "autoregressive", registration.Parts(teacher, {}), none.NoDraft(),
-      rules.SampleAndMatch())
+      matching.SampleAndMatch())
   rows = []
   num_batches = -(-recipe.own_windows // batch)
   for step in tqdm.trange(num_batches, desc="teacher's text", unit="batch"):

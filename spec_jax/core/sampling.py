@@ -107,29 +107,67 @@ def _in_nucleus(logits, top_p):
   return jnp.take_along_axis(is_in, ranks, -1)
 
 
-def gumbel_argmax(key: jax.Array, probs: jax.Array) -> jax.Array:
-  """One draw from a law `f[V]` as argmax of log-probability plus Gumbel noise.
+def clocks(key: jax.Array, vocab_size: int, dtype=jnp.float32) -> jax.Array:
+  """Exponential noise `f[V]`, never 0: one clock per token. Consumes the key.
+
+  A token of probability p rings at clock / p; the first to ring is a draw from
+  the law. This is Gumbel-max (argmax of log p - log clock) with one logarithm
+  instead of three.
+  """
+  tiny = jnp.finfo(dtype).tiny
+  return -jnp.log(jax.random.uniform(key, (vocab_size,), dtype, minval=tiny))
+
+
+def first_to_ring(probs: jax.Array, noise: jax.Array) -> jax.Array:
+  """One draw `i32[...]` from each law `f[..., V]` with its own clocks.
 
   The one sampler of the code base: what a rule emits and what plain
   autoregressive decoding emits come from here, from the same key, so the two
-  agree token for token wherever the two laws agree. The key is consumed.
+  agree token for token wherever the two laws agree.
   """
-  noise = jax.random.gumbel(key, probs.shape, probs.dtype)
-  return jnp.argmax(jnp.log(probs) + noise, axis=-1).astype(jnp.int32)
+  return jnp.argmax(probs / noise, axis=-1).astype(jnp.int32)
 
 
-def gumbel_top_k(key: jax.Array, probs: jax.Array, k: int
-                 ) -> tuple[jax.Array, jax.Array]:
-  """Successive draws without replacement from `f[V]`, in the order drawn.
+def first_k_to_ring(probs: jax.Array, noise: jax.Array, k: int
+                    ) -> tuple[jax.Array, jax.Array]:
+  """Successive draws without replacement, in the order drawn.
 
-  Gumbel-top-k (Kool et al. 2019, Sec. 2.3). The key is consumed.
+  Gumbel-top-k (Kool et al. 2019, Sec. 2.3).
+
+  Args:
+    probs: `f[..., V]`.
+    noise: `f[..., V]`, from `clocks`.
+    k: draws.
 
   Returns:
-    `i32[k]` tokens and `bool[k]`, False where the support was exhausted.
+    `i32[..., k]` tokens and `bool[..., k]`, False where the support was
+    exhausted.
   """
-  noise = jax.random.gumbel(key, probs.shape, probs.dtype)
-  scores, tokens = jax.lax.top_k(jnp.log(probs) + noise, k)
-  return tokens.astype(jnp.int32), scores > -jnp.inf
+  rates, tokens = jax.lax.top_k(probs / noise, k)
+  return tokens.astype(jnp.int32), rates > 0
+
+
+def top_and_first_to_ring(probs: jax.Array, noise: jax.Array, k: int
+                          ) -> tuple[jax.Array, jax.Array]:
+  """The k - 1 most likely tokens, then one draw from the rest.
+
+  The greedy draft law of Hu et al. 2025 (Sec. 5.1); shapes as
+  `first_k_to_ring`.
+  """
+  top_probs, top = jax.lax.top_k(probs, k - 1)
+  vocab = jnp.arange(probs.shape[-1], dtype=top.dtype)
+  is_top = (top[..., None] == vocab.reshape(
+      (1,) * top.ndim + vocab.shape)).any(-2)
+  rates = jnp.where(is_top, 0, probs / noise)
+  last = jnp.argmax(rates, -1, keepdims=True).astype(jnp.int32)
+  tokens = jnp.concatenate([top.astype(jnp.int32), last], -1)
+  found = jnp.concatenate([top_probs, rates.max(-1, keepdims=True)], -1)
+  return tokens, found > 0
+
+
+def draw(key: jax.Array, probs: jax.Array) -> jax.Array:
+  """One draw from a law `f[V]`. The key is consumed."""
+  return first_to_ring(probs, clocks(key, probs.shape[-1], probs.dtype))
 
 
 def seen_tokens(tokens: jax.Array, length: jax.Array, vocab_size: int

@@ -29,9 +29,13 @@ class Role(enum.IntEnum):
   DRAFT = 1  # everything a drafter draws
 
 
-# How the children of a node were drawn. "coupled": with the emitting draw's own
-# noise, so only a rule whose law ignores the drafts may verify them.
-DRAWS = ("iid", "without_replacement", "top_k", "deterministic", "coupled")
+# How the children of a node were drawn. "greedy": the K - 1 most likely tokens
+# and one draw from the rest. "coupled": with the emitting draw's own noise, so
+# only a rule whose law ignores the drafts may verify them.
+DRAWS = ("iid", "without_replacement", "greedy", "top_k", "deterministic",
+         "coupled")
+# Those whose rules are shown the law that drew.
+RANDOM_DRAWS = ("iid", "without_replacement", "greedy")
 
 
 @struct.dataclass

@@ -1,5 +1,6 @@
 """Plots of a comparison: speed-up, block efficiency, acceptance by depth."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import io
@@ -139,3 +140,46 @@ def _depths(axis, bars, styles):
   if drawn:
     axis.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.0, 0.5),
                 frameon=False)
+
+
+def acceptance_curves(
+    groups: Sequence[tuple[str, Mapping[str, Mapping[str, tuple]]]]) -> bytes:
+  """A PNG: acceptance over the number of drafts, a panel per draw.
+
+  Args:
+    groups: heading and, by draw, lines by name: (numbers of drafts, values).
+      The line named "optimum" is drawn as the ceiling.
+  """
+  width = max(len(panels) for _, panels in groups)
+  figure = matplotlib.figure.Figure(
+      figsize=(4.6 * width, 3.6 * len(groups)), dpi=130, layout="constrained")
+  names = dict.fromkeys(
+      name for _, panels in groups for lines in panels.values()
+      for name in sorted(lines) if name != "optimum")
+  styles = {name: {"color": _COLOURS[i % len(_COLOURS)],
+                   "marker": _MARKERS[i % len(_MARKERS)]}
+            for i, name in enumerate(names)}
+  axes = figure.subplots(len(groups), width, squeeze=False)
+  for row, (heading, panels) in zip(axes, groups):
+    for axis, (draw, lines) in zip(row, panels.items()):
+      _curves(axis, f"{heading}: {draw.replace('_', ' ')}", lines, styles)
+    for axis in row[len(panels):]:
+      axis.set_axis_off()
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format="png", facecolor="white")
+  return buffer.getvalue()
+
+
+def _curves(axis, title, lines, styles):
+  for name, (counts, values) in lines.items():
+    if name != "optimum":
+      axis.plot(counts, values, label=name, linewidth=1.2, markersize=4.5,
+                markeredgecolor="white", markeredgewidth=0.5, **styles[name])
+  counts, values = lines["optimum"]
+  axis.plot(counts, values, color=_INK, linestyle="--", linewidth=1.4,
+            label="optimum")
+  axis.set_xticks(sorted({c for counts, _ in lines.values() for c in counts}))
+  axis.set_xlabel("drafts", fontsize=9, color=_INK)
+  axis.set_ylabel("acceptance", fontsize=9, color=_INK)
+  _style(axis, title, False)
+  axis.legend(fontsize=7, loc="lower right", framealpha=0.9)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from spec_jax.core import types
 from spec_jax.models import attention
 from spec_jax.models import config as config_lib
+from spec_jax.models import products
 
 _ACTIVATIONS = {
     "swiglu": jax.nn.silu,
@@ -76,9 +77,7 @@ class Linear(nn.Module):
         out_axis=tuple(range(num_in, num_in + len(self.out_shape))))
     kernel = self.param(
         "kernel", init, self.in_shape + self.out_shape, jnp.float32)
-    axes = tuple(range(x.ndim - num_in, x.ndim))
-    y = jax.lax.dot_general(
-        x, kernel.astype(self.dtype), ((axes, tuple(range(num_in))), ((), ())))
+    y = products.matmul(x, kernel.astype(self.dtype), num_in)
     if self.use_bias:
       bias = self.param(
           "bias", nn.initializers.zeros, self.out_shape, jnp.float32)

@@ -1,13 +1,15 @@
 """`@register`: how a system file makes itself known."""
 
 import dataclasses
+import functools
 import inspect
 from typing import Any
 
 from spec_jax.caches import dense
 from spec_jax.core import registry as registry_lib
 from spec_jax.core import system as system_lib
-from spec_jax.verifiers import walk
+from spec_jax.verifiers import walk as walk_lib
+from spec_jax.verifiers.lossy import walk as lossy_walk
 
 REGISTRY = registry_lib.Registry("system")
 
@@ -43,22 +45,34 @@ def register(name: str, *, papers: tuple[registry_lib.Paper, ...],
     name: the public name.
     papers: the sources, the one the file is named after first.
     family: the folder below `systems`.
-    exact: whether the output law equals the target's.
+    exact: whether the output law equals the target's. If so, building it with
+      a lossy rule raises `IncompatibleParts`.
     drafter: which of the bundle's parameters go to the drafter.
   """
 
   def wrap(build):
+    @functools.wraps(build)
+    def checked(*args, **hyper):
+      system = build(*args, **hyper)
+      if exact and not system.verifier.exact:
+        raise system_lib.IncompatibleParts(
+            f"system {name!r} is registered as exact, its rule"
+            f" {system.verifier!r} is not; register it with exact=False.")
+      return system
+
     REGISTRY.add(name, registry_lib.Entry(
-        name=name, build=build, family=family, papers=papers, exact=exact,
+        name=name, build=checked, family=family, papers=papers, exact=exact,
         drafter=drafter, summary=inspect.getdoc(build).splitlines()[0]))
-    return build
+    return checked
 
   return wrap
 
 
-def compose(name: str, parts: Parts, drafter: Any, verifier: Any
-            ) -> system_lib.System:
-  """A system with the default cache and the top-down walk."""
+def compose(name: str, parts: Parts, drafter: Any, verifier: Any,
+            walk: Any = None) -> system_lib.System:
+  """A system with the default cache; a `walk` of None is the top-down one."""
+  descend = walk or (
+      walk_lib.walk if verifier.exact else lossy_walk.walk)
   return system_lib.System(
       name=name, target=parts.target, drafter=drafter, verifier=verifier,
-      make_cache=dense.empty, walk=walk.walk, end_of_text=parts.end_of_text)
+      make_cache=dense.empty, walk=descend, end_of_text=parts.end_of_text)

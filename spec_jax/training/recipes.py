@@ -24,12 +24,15 @@ class ModelRecipe:
     length: tokens per window.
     learning_rate: peak.
     decay: fraction of the steps over which the rate falls to 0.
-    grown_from: name of a shallower model whose weights are the start, or None.
+    grown_from: name of a model of at most this depth whose weights are the
+      start, or None.
     teacher: name of the model whose law is learnt, or None for the corpus.
     own_windows: so many windows are written by the teacher itself, half of
       them greedily; half of each batch is then such text. A draft is asked
       about the teacher's text, which repeats itself more than people do.
     is_shipped: whether the bundle contains it.
+    dtype: of the training's forward and backward passes; weights, optimiser
+      and sums stay in float32.
   """
 
   config: config_lib.DecoderConfig
@@ -42,6 +45,7 @@ class ModelRecipe:
   teacher: str | None = None
   own_windows: int = 0
   is_shipped: bool = True
+  dtype: str = "float32"
 
 
 def _decoder(d_model, num_layers, num_kv_heads, d_ff):
@@ -60,20 +64,30 @@ BUNDLES = {
     "tiny-python": {
         "shallow": ModelRecipe(_decoder(384, 5, 2, 1024), num_steps=350,
                                decay=0.0, is_shipped=False),
-        "target": ModelRecipe(_decoder(384, 9, 2, 1024), num_steps=340,
-                              decay=0.65, grown_from="shallow"),
+        "target_early": ModelRecipe(_decoder(384, 9, 2, 1024), num_steps=340,
+                                    decay=0.65, grown_from="shallow",
+                                    is_shipped=False),
+        "target": ModelRecipe(_decoder(384, 9, 2, 1024), num_steps=1000,
+                              decay=0.65, grown_from="target_early",
+                              dtype="bfloat16"),
         "draft_base": ModelRecipe(_decoder(192, 2, 1, 512), num_steps=400,
                                   decay=0.0, is_shipped=False),
-        "draft": ModelRecipe(_decoder(192, 2, 1, 512), num_steps=300,
-                             decay=0.8, grown_from="draft_base",
-                             teacher="target", own_windows=768),
+        "draft_early": ModelRecipe(_decoder(192, 2, 1, 512), num_steps=300,
+                                   decay=0.8, grown_from="draft_base",
+                                   teacher="target_early", own_windows=768,
+                                   is_shipped=False),
+        "draft": ModelRecipe(_decoder(192, 2, 1, 512), num_steps=600,
+                             decay=0.7, grown_from="draft_early",
+                             teacher="target", own_windows=1024,
+                             dtype="bfloat16"),
     },
     # The same recipe at a size that runs in seconds; for tests.
     "smoke": {
         "shallow": ModelRecipe(_decoder(64, 1, 1, 96), num_steps=8, batch=2,
                                length=32, decay=0.0, is_shipped=False),
         "target": ModelRecipe(_decoder(64, 2, 1, 96), num_steps=12, batch=2,
-                              length=32, grown_from="shallow"),
+                              length=32, grown_from="shallow",
+                              dtype="bfloat16"),
         "draft": ModelRecipe(_decoder(64, 1, 1, 64), num_steps=12, batch=2,
                              length=32, teacher="target", own_windows=8),
     },
@@ -96,7 +110,7 @@ TUNED = {
 
 def corpus_recipe(recipe: ModelRecipe, start=None) -> loop.Recipe:
   """Next-token cross-entropy on the corpus; `start`: parameters to grow."""
-  model = contract.decoder_model(recipe.config)
+  model = contract.decoder_model(recipe.config, recipe.dtype)
 
   def loss(params, frozen, tokens, key):
     del frozen, key
@@ -112,7 +126,8 @@ def distillation_recipe(recipe: ModelRecipe, teacher: contract.LinenModel,
   The gradient of the forward KL is that of the cross-entropy with the
   teacher's law as soft labels (DistillSpec, Sec. 3.2).
   """
-  model = contract.decoder_model(recipe.config)
+  model = contract.decoder_model(recipe.config, recipe.dtype)
+  teacher = contract.decoder_model(teacher.config, recipe.dtype)
 
   def loss(params, frozen, tokens, key):
     del key

@@ -10,6 +10,7 @@
 
 from spec_jax.verifiers.acceptance_rate import Acceptance
 from spec_jax.verifiers.acceptance_rate import acceptance
+from spec_jax.verifiers.bias import exact_bias
 from spec_jax.verifiers.enumeration import exact_acceptance
 from spec_jax.verifiers.enumeration import exact_output_law
 from spec_jax.verifiers.rules import get
@@ -18,4 +19,4 @@ from spec_jax.verifiers.rules import names
 from spec_jax.verifiers.rules import RuleInfo
 
 __all__ = ["Acceptance", "RuleInfo", "acceptance", "exact_acceptance",
-           "exact_output_law", "get", "info", "names"]
+           "exact_bias", "exact_output_law", "get", "info", "names"]

@@ -13,6 +13,7 @@ import numpy as np
 
 from spec_jax.core import sampling
 from spec_jax.verifiers import enumeration
+from spec_jax.verifiers import race as race_lib
 from spec_jax.verifiers import rules
 
 _BATCH = 64  # Laws held at once while sampling: bounds memory at V = 150k.
@@ -71,9 +72,9 @@ def monte_carlo(name: str, p, q, num_drafts: int, draw: str,
     ValueError: for a draw that is not random or is coupled to the target.
   """
   p, q = enumeration.check_arguments(name, p, q, num_drafts, draw)
-  if draw not in ("iid", "without_replacement"):
+  if draw not in _SAMPLERS:
     raise ValueError(f"draw={draw!r} cannot be sampled on its own, expected"
-                     " 'iid' or 'without_replacement'.")
+                     f" one of {tuple(_SAMPLERS)}.")
   with jax.enable_x64(True):
     keys = jax.random.split(jax.random.key(seed), num_samples)
     kept = np.asarray(_kept_mass(
@@ -88,16 +89,35 @@ def _kept_mass(rule, draw, num_drafts, p, q, keys):
   """Mass on the drafts, given the drafts: `f64[M]` for `key[M]`."""
 
   def one(key):
-    if draw == "iid":
-      drafts = jax.vmap(sampling.gumbel_argmax, (0, None))(
-          jax.random.split(key, num_drafts), q)
-    else:
-      drafts, _ = sampling.gumbel_top_k(key, q, num_drafts)
+    drafts = _SAMPLERS[draw](key, q, num_drafts)
     law = rule.law(p, q, drafts, jnp.ones(drafts.shape, bool))
     # Through a set of tokens, so that a repeated draft counts once.
     return jnp.zeros_like(law).at[drafts].set(law[drafts]).sum()
 
   return jax.lax.map(one, keys, batch_size=_BATCH)
+
+
+def _draw_iid(key, q, num_drafts):
+  keys = jax.random.split(key, num_drafts)
+  return jax.vmap(sampling.draw, (0, None))(keys, q)
+
+
+def _draw_independent(key, q, num_drafts):
+  return jax.vmap(sampling.draw)(jax.random.split(key, num_drafts), q)
+
+
+def _draw_distinct(pick, key, q, num_drafts):
+  return pick(q, sampling.clocks(key, q.size, q.dtype), num_drafts)[0]
+
+
+_SAMPLERS = {
+    "iid": _draw_iid,
+    "independent": _draw_independent,
+    "without_replacement": functools.partial(
+        _draw_distinct, sampling.first_k_to_ring),
+    "greedy": functools.partial(
+        _draw_distinct, sampling.top_and_first_to_ring),
+}
 
 
 def _closed_form(name, p, q, num_drafts, draw):
@@ -107,6 +127,12 @@ def _closed_form(name, p, q, num_drafts, draw):
     return np.minimum(p, q).sum()
   if name == "recursive" and draw == "iid":
     return _recursive(p, q, num_drafts)
+  if name == "k_seq":
+    return _k_seq(p, q, num_drafts)
+  if name in ("mdsd_greedy", "spechub"):
+    return _greedy_drafts(p, q, num_drafts)
+  if name == "race_transport" and draw == "iid":
+    return _race_transport(p, q, num_drafts)
   if name == "greedy":
     p = np.eye(p.size)[np.argmax(p)]
   elif name != "sample_and_match":
@@ -135,6 +161,35 @@ def _recursive(p, q, num_drafts):
       break
     p = residual / left
   return 1 - missed
+
+
+def _k_seq(p, q, num_drafts):
+  """`1 - (1 - beta)^K` at the rule's own rho (SpecTr, Algorithm 2)."""
+  with jax.enable_x64(True):
+    rho = float(rules.get("k_seq").division_factor(
+        jnp.asarray(p), jnp.asarray(q), jnp.ones((num_drafts,), bool)))
+  return 1 - (1 - np.minimum(q, p / rho).sum()) ** num_drafts
+
+
+def _greedy_drafts(p, q, num_drafts):
+  """`p(top) + sum over the rest of min(p, q')` (Hu et al. 2025, Sec. 5.1)."""
+  order = np.argsort(-q, kind="stable")
+  p, q = p[order], q[order]
+  top = num_drafts - 1
+  return p[:top].sum() + np.minimum(p[top:], q[top:] / q[top:].sum()).sum()
+
+
+def _race_transport(p, q, num_drafts):
+  """`sum min(p, E)`, E the law of the winner (Khisti et al. 2024, Sec. 3).
+
+  With more tokens than nodes of the race the residual may, some 1e-5 of the
+  time, emit a draft that lost; that is not counted.
+  """
+  with jax.enable_x64(True):
+    is_draft = jnp.ones((num_drafts,), bool)
+    race = race_lib.solve(jnp.asarray(p), jnp.asarray(q), is_draft)
+    winner = np.asarray(race_lib.winner_law(race, jnp.asarray(q), is_draft))
+  return np.minimum(p, winner).sum()
 
 
 def _coupled(p, q):

@@ -19,6 +19,8 @@ from spec_jax.verifiers import rules
 MAX_ENTRIES = 1 << 22
 # Laws may come from a float32 softmax; they are renormalised in float64.
 _SUM_TOLERANCE = 1e-6
+# Draft i may also come from a law q_i of its own.
+DRAWS = types.DRAWS + ("independent",)
 
 
 def exact_output_law(name: str, p, q, num_drafts: int, draw: str,
@@ -28,11 +30,13 @@ def exact_output_law(name: str, p, q, num_drafts: int, draw: str,
   Args:
     name: of the rule, see `verifiers.names()`.
     p: `[V]`, the target's law.
-    q: `[V]`, the draft law.
+    q: `[V]`, the draft law; `[K, V]` for "independent" drafts.
     num_drafts: K, drafts at the one position.
     draw: how the drafts are drawn from q: "iid", "without_replacement" (one
-      after the other), "top_k" or "deterministic" (both: the K most likely
-      tokens, lower index first on ties; the rule is not shown q).
+      after the other), "greedy" (the K - 1 most likely tokens, then one draw
+      from the rest), "independent" (draft i from `q[i]`), "top_k" or
+      "deterministic" (both: the K most likely tokens; the rule is not shown
+      q). Ties go to the lower index.
     dtype: of the evaluation of the rule; float32 shows the rounding of the
       run-time path.
 
@@ -69,12 +73,15 @@ def check_arguments(name: str, p, q, num_drafts: int, draw: str
                     ) -> tuple[np.ndarray, np.ndarray]:
   """Both laws as `f64[V]`; raises if they, or the rule, cannot be used."""
   rule = rules.get(name)
-  p, q = _as_law("p", p), _as_law("q", q)
-  if p.shape != q.shape:
+  if draw not in DRAWS:
+    raise ValueError(f"draw={draw!r}, expected one of {DRAWS}.")
+  p = _as_law("p", p)
+  q = (_as_laws("q", q, num_drafts) if draw == "independent"
+       else _as_law("q", q))
+  if p.size != q.shape[-1]:
     raise ValueError(
-        f"p has {p.size} tokens and q has {q.size}; expected one vocabulary.")
-  if draw not in types.DRAWS:
-    raise ValueError(f"draw={draw!r}, expected one of {types.DRAWS}.")
+        f"p has {p.size} tokens and q has {q.shape[-1]}; expected one"
+        " vocabulary.")
   if draw not in rule.draws:
     raise ValueError(
         f"rule {name!r} is not valid for drafts drawn {draw!r}; expected one"
@@ -86,7 +93,7 @@ def check_arguments(name: str, p, q, num_drafts: int, draw: str
         f"num_drafts={num_drafts}, rule {name!r} takes at most"
         f" {rule.max_drafts}.")
   support = int((q > 0).sum())
-  if draw not in ("iid", "coupled") and num_drafts > support:
+  if draw not in ("iid", "coupled", "independent") and num_drafts > support:
     raise ValueError(
         f"num_drafts={num_drafts} distinct drafts, drawn {draw!r}, but q has"
         f" only {support} tokens of positive probability.")
@@ -98,9 +105,9 @@ def draft_tuples(q: np.ndarray, num_drafts: int, draw: str
   """All tuples of drafts that can occur.
 
   Args:
-    q: `f64[V]`.
+    q: `f64[V]`, or `f64[K, V]` for "independent" drafts.
     num_drafts: K.
-    draw: any of `types.DRAWS` but "coupled".
+    draw: any of `DRAWS` but "coupled".
 
   Returns:
     `i32[M, K]` tuples in draw order and `f64[M]` probabilities, summing to 1.
@@ -112,18 +119,32 @@ def draft_tuples(q: np.ndarray, num_drafts: int, draw: str
     raise ValueError(
         "draw='coupled' takes the drafts from the noise of the emitted token"
         " itself, so no sum over drafts gives their joint law; expected one"
-        f" of {types.DRAWS[:-1]}.")
+        f" of {tuple(d for d in DRAWS if d != 'coupled')}.")
   if draw in ("top_k", "deterministic"):
     order = np.argsort(-q, kind="stable")[:num_drafts]
     return order[None].astype(np.int32), np.ones(1)
+  if draw == "greedy":
+    return _greedy_tuples(q, num_drafts)
   tuples = np.asarray(list(itertools.product(
-      range(q.size), repeat=num_drafts)), np.int32)
+      range(q.shape[-1]), repeat=num_drafts)), np.int32)
   weights = _WEIGHTS[draw](q, tuples)
   return tuples[weights > 0], weights[weights > 0]
 
 
+def _greedy_tuples(q, num_drafts):
+  order = np.argsort(-q, kind="stable").astype(np.int32)
+  top, rest = order[:num_drafts - 1], order[num_drafts - 1:]
+  rest = rest[q[rest] > 0]
+  tops = np.broadcast_to(top, (len(rest), len(top)))
+  return np.column_stack([tops, rest]), q[rest] / q[rest].sum()
+
+
 def _iid_weights(q, tuples):
   return q[tuples].prod(1)
+
+
+def _independent_weights(q, tuples):
+  return q[np.arange(len(q)), tuples].prod(1)
 
 
 def _successive_weights(q, tuples):
@@ -138,7 +159,8 @@ def _successive_weights(q, tuples):
   return weights
 
 
-_WEIGHTS = {"iid": _iid_weights, "without_replacement": _successive_weights}
+_WEIGHTS = {"iid": _iid_weights, "independent": _independent_weights,
+            "without_replacement": _successive_weights}
 
 
 def _enumerate(name, p, q, num_drafts, draw, dtype):
@@ -163,6 +185,15 @@ def tuple_laws(rule, p: jax.Array, q: jax.Array | None, tuples: jax.Array
   """The emitted law `f[M, V]` for each tuple of drafts `i32[M, K]`."""
   exists = jnp.ones(tuples.shape[1:], bool)
   return jax.vmap(lambda drafts: rule.law(p, q, drafts, exists))(tuples)
+
+
+def _as_laws(name, value, num_drafts):
+  laws = np.asarray(value, np.float64)
+  if laws.ndim != 2 or len(laws) != num_drafts:
+    raise ValueError(
+        f"{name} has shape {laws.shape}, expected [K, V], one law for each of"
+        f" num_drafts={num_drafts} independent drafts.")
+  return np.stack([_as_law(f"{name}[{i}]", law) for i, law in enumerate(laws)])
 
 
 def _as_law(name, value):

@@ -9,7 +9,7 @@ from spec_jax.core import keys as keys_lib
 from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import tree as tree_lib
 from spec_jax.core import types
-from spec_jax.verifiers import rules
+from spec_jax.verifiers import matching
 
 # Up to this many logits a row, all nodes are decided at once and the walk only
 # looks them up: one pass over a small table is cheaper than several short ones.
@@ -32,7 +32,7 @@ def walk(verifier, sampling: sampling_lib.Sampling, tree: types.DraftTree,
     ctx: gives the row keys, the lengths and the text.
   """
   if verifier.exact and sampling.is_greedy:
-    verifier, tree = rules.SampleAndMatch(), tree.replace(q=None)
+    verifier, tree = matching.SampleAndMatch(), tree.replace(q=None)
   seen = None
   if sampling.needs_seen:
     seen = sampling_lib.seen_tokens(
@@ -53,7 +53,7 @@ def _walk_row(verifier, sampling, tree, p_logits, key, length, seen):
     if sampling.is_greedy:
       token = jnp.argmax(law).astype(jnp.int32)
     else:
-      token = sampling_lib.gumbel_argmax(
+      token = sampling_lib.draw(
           keys_lib.at(key, length + depth, types.Role.EMIT), law)
     hit = exists & (tree.tokens[drafts] == token)
     return token, drafts[jnp.argmax(hit)], hit.any()

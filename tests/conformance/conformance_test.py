@@ -16,7 +16,9 @@ from spec_jax.core import system as system_lib
 from spec_jax.core import types
 from spec_jax.evaluation import equality
 from spec_jax.executors import decoding
-from spec_jax.verifiers import rules
+from spec_jax.verifiers import couplings
+from spec_jax.verifiers import matching
+from spec_jax.verifiers import recursive
 from spec_jax.verifiers import walk
 from tests import chi_square
 from tests import toy
@@ -30,7 +32,7 @@ SAMPLINGS = {"greedy": runs.GREEDY, "warped": runs.WARPED}
 def is_coupled(name):
   """Whether the text must be that of autoregressive sampling."""
   system, _ = runs.build(name, runs.PLAIN)
-  return isinstance(system.verifier, rules.SampleAndMatch)
+  return isinstance(system.verifier, matching.SampleAndMatch)
 
 
 def assert_same_texts(expected, actual):
@@ -94,12 +96,12 @@ def test_joint_law_of_three_tokens(name):
 
 
 @dataclasses.dataclass(frozen=True)
-class NoResidual(rules.Rejection):
+class NoResidual(recursive.Rejection):
   """Planted bug: after a rejection it draws from p, not from the residual."""
 
   def law(self, p, q, drafts, is_draft):
     accept = jnp.where(
-        is_draft[0], rules.acceptance_ratio(p, q, drafts[0]), 0)
+        is_draft[0], couplings.acceptance_ratio(p, q, drafts[0]), 0)
     return ((1 - accept) * p).at[drafts[0]].add(accept)
 
 

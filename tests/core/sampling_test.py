@@ -1,6 +1,5 @@
 """From logits to laws and draws, against oracles written with NumPy alone."""
 
-import functools
 
 import hypothesis
 from hypothesis import strategies as st
@@ -142,34 +141,44 @@ def test_seen_tokens_stops_at_the_length(tokens, length):
 LAW = np.array([.5, 0., .25, .2, .05, 0.])
 
 
-def test_gumbel_argmax_draws_from_the_law():
-  draws = jax.vmap(sampling.gumbel_argmax, (0, None))(
+def test_a_draw_follows_the_law():
+  draws = jax.vmap(sampling.draw, (0, None))(
       keys.row_keys(0, NUM_ROWS), jnp.asarray(LAW, jnp.float32))
   counts = np.bincount(np.asarray(draws), minlength=VOCAB)
   assert chi_square.p_value(counts, LAW) > 1e-4
   assert chi_square.p_value(counts, LAW[::-1]) < 1e-10
 
 
-@pytest.mark.parametrize("num_drafts", [2, 3])
-def test_gumbel_top_k_is_successive_sampling(num_drafts):
-  draw = functools.partial(sampling.gumbel_top_k, k=num_drafts)
-  drafts, exists = jax.vmap(draw, (0, None))(
-      keys.row_keys(1, NUM_ROWS), jnp.asarray(LAW, jnp.float32))
+def test_the_race_is_gumbel_max():
+  law = jnp.asarray(LAW, jnp.float32)
+  for key in keys.row_keys(2, 20):
+    noisy = jnp.log(law) + jax.random.gumbel(key, law.shape)
+    assert sampling.draw(key, law) == jnp.argmax(noisy)
+
+
+DISTINCT = {"without_replacement": sampling.first_k_to_ring,
+            "greedy": sampling.top_and_first_to_ring}
+
+
+@pytest.mark.parametrize("num_drafts", [1, 2, 3])
+@pytest.mark.parametrize("draw", DISTINCT)
+def test_distinct_draws_follow_the_enumerated_law(draw, num_drafts):
+  noise = jax.vmap(lambda key: sampling.clocks(key, VOCAB))(
+      keys.row_keys(1, NUM_ROWS))
+  drafts, exists = DISTINCT[draw](
+      jnp.broadcast_to(jnp.asarray(LAW, jnp.float32), noise.shape), noise,
+      num_drafts)
   assert np.asarray(exists).all()
   law = np.zeros((VOCAB,) * num_drafts)
-  tuples, weights = enumeration.draft_tuples(
-      LAW, num_drafts, "without_replacement")
+  tuples, weights = enumeration.draft_tuples(LAW, num_drafts, draw)
   law[tuple(tuples.T)] = weights
   counts = chi_square.joint_counts(drafts, VOCAB)
   assert chi_square.p_value(counts, law) > 1e-4
-  # How often a token is drawn at all, whatever its place.
-  included = [(np.asarray(drafts) == t).any(1).mean() for t in range(VOCAB)]
-  expected = [weights[(tuples == t).any(1)].sum() for t in range(VOCAB)]
-  np.testing.assert_allclose(included, expected, atol=0.015)
 
 
-def test_gumbel_top_k_marks_an_exhausted_support():
-  drafts, exists = sampling.gumbel_top_k(
-      jax.random.key(0), jnp.asarray([0., .5, .5, 0.]), 4)
+@pytest.mark.parametrize("draw", DISTINCT)
+def test_distinct_draws_mark_an_exhausted_support(draw):
+  noise = sampling.clocks(jax.random.key(0), 4)
+  drafts, exists = DISTINCT[draw](jnp.asarray([0., .5, .5, 0.]), noise, 4)
   assert np.asarray(exists).tolist() == [True, True, False, False]
   assert sorted(np.asarray(drafts)[:2].tolist()) == [1, 2]

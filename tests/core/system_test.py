@@ -21,7 +21,7 @@ from spec_jax.executors import decoding
 from spec_jax.executors import fused
 from spec_jax.models import contract
 from spec_jax.systems import registration
-from spec_jax.verifiers import rules
+from spec_jax.verifiers import recursive
 from tests import toy
 
 
@@ -33,11 +33,11 @@ def compose(rule, branching=(1, 1), draw="iid", model=None):
 
 
 @pytest.mark.parametrize("rule,changes,message", [
-    (rules.RecursiveWithoutReplacement(), dict(draw="iid"),
+    (recursive.RecursiveWithoutReplacement(), dict(draw="iid"),
      r"draws children 'iid', rule RecursiveWithoutReplacement\(\) is valid for"
      r" \('without_replacement',\) only"),
-    (rules.Recursive(), dict(draw="coupled"), "draws children 'coupled'"),
-    (rules.Rejection(), dict(branching=(1, 3)),
+    (recursive.Recursive(), dict(draw="coupled"), "draws children 'coupled'"),
+    (recursive.Rejection(), dict(branching=(1, 3)),
      r"up to 3 drafts per node, rule Rejection\(\) takes at most 1"),
 ])
 def test_parts_that_do_not_fit_name_both_sides(rule, changes, message):
@@ -52,7 +52,7 @@ def test_vocabularies_that_differ_name_the_first_id(vocab_size, first):
       dataclasses.replace(toy.config(), vocab_size=vocab_size))
   with pytest.raises(system_lib.IncompatibleParts,
                      match=f"{vocab_size} tokens.* of 12.* is {first}"):
-    compose(rules.Recursive(), model=model)
+    compose(recursive.Recursive(), model=model)
 
 
 def test_unknown_names_offer_the_nearest():

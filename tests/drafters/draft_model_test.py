@@ -16,7 +16,8 @@ from spec_jax.core import types
 from spec_jax.drafters import draft_model
 from spec_jax.executors import decoding
 from spec_jax.systems import registration
-from spec_jax.verifiers import rules
+from spec_jax.verifiers import matching
+from spec_jax.verifiers import recursive
 from tests import toy
 
 LENGTHS = (1, 4, 2)
@@ -36,12 +37,12 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "chain": Case((1, 1, 1), "iid", WARPED, rules.Rejection()),
+    "chain": Case((1, 1, 1), "iid", WARPED, recursive.Rejection()),
     "tree": Case((2, 1, 2), "without_replacement",
                  sampling_lib.Sampling(0.8),
-                 rules.RecursiveWithoutReplacement()),
-    "twin": Case((1, 1, 1), "iid", GREEDY, rules.Rejection(), 0.0),
-    "top_k": Case((2, 2), "top_k", GREEDY, rules.SampleAndMatch()),
+                 recursive.RecursiveWithoutReplacement()),
+    "twin": Case((1, 1, 1), "iid", GREEDY, recursive.Rejection(), 0.0),
+    "top_k": Case((2, 2), "top_k", GREEDY, matching.SampleAndMatch()),
 }
 
 
@@ -149,24 +150,25 @@ def test_children_are_draws_from_the_law_they_come_with(name):
         children, exists = tree_lib.children(
             played.tree.parents[row], jnp.ones_like(played.tree.valid[row]),
             node, sys.drafter.max_children)
-        children = children[exists]
+        children = np.asarray(children[exists])
         position = played.before.length[row] + depth[row, node]
         wanted, is_real = redraw(
             CASES[name].draw, played.before.keys[row], position,
-            played.tree.q[row, node], node, len(children))
+            played.tree.q[row, node], node, children)
         valid = played.tree.valid[row, children]
         np.testing.assert_array_equal(valid, is_real)
         np.testing.assert_array_equal(
             played.tree.tokens[row, children][valid], wanted[valid])
 
 
-def redraw(draw, key, position, law, node, width):
+def redraw(draw, key, position, law, node, children):
   """The draws by the RNG contract, one by one."""
   at = lambda index: keys_lib.at(key, position, types.Role.DRAFT, index)
   if draw == "without_replacement":
-    return sampling_lib.gumbel_top_k(at(node), law, width)
-  return jnp.stack([sampling_lib.gumbel_argmax(at(node * width + i), law)
-                    for i in range(width)]), jnp.ones(width, bool)
+    noise = sampling_lib.clocks(at(node), law.size)
+    return sampling_lib.first_k_to_ring(law, noise, len(children))
+  return jnp.stack([sampling_lib.draw(at(child), law)
+                    for child in children]), jnp.ones(len(children), bool)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -20,7 +20,7 @@ POINT_MASSES = {
 # Impossible tokens change nothing, and one size means one compilation.
 PAIRS = {label: (golden.padded(p), golden.padded(q))
          for label, (p, q) in {**golden.pairs(), **POINT_MASSES}.items()}
-GOLDEN_DRAW = {"iid": "iid", "without_replacement": "wor"}
+GOLDEN_DRAW = {"iid": "iid", "without_replacement": "wor", "greedy": "greedy"}
 
 
 def exact_rules():
@@ -35,11 +35,19 @@ def fits(name, draw, q, num_drafts):
   most = verifiers.info(name).max_drafts
   support = np.count_nonzero(q)
   return (most is None or num_drafts <= most) and (
-      draw == "iid" or num_drafts <= support)
+      draw in ("iid", "independent") or num_drafts <= support)
+
+
+def drawn_from(draw, q, num_drafts):
+  """The law as the draw takes it; independent drafts get one each."""
+  if draw != "independent":
+    return q
+  return np.stack([np.roll(q, i) for i in range(num_drafts)])
 
 
 def output_error(name, draw, p, q, num_drafts, dtype=np.float64):
-  law = verifiers.exact_output_law(name, p, q, num_drafts, draw, dtype)
+  law = verifiers.exact_output_law(
+      name, p, drawn_from(draw, q, num_drafts), num_drafts, draw, dtype)
   return np.abs(law - np.asarray(p) / np.sum(p)).max()
 
 
@@ -111,6 +119,25 @@ def test_acceptance_equals_golden(case):
           known["rrs_wor"]["accept"])
     close(exact("sample_and_match", "without_replacement"),
           known["naive_target_sampling"]["wor"])
+  close(exact("k_seq", "iid"), known["kseq"]["accept"])
+  for name in ("canonical_is", "global_resolution"):
+    # At a vertex of the transport polytope rates converge in the limit only.
+    np.testing.assert_allclose(
+        exact(name, "iid"), case["optimal"]["iid"]["alpha_lp"], rtol=0,
+        atol=1e-9 if name == "canonical_is" else 2e-8)
+  if known.get("greedy"):
+    close(exact("mdsd_greedy", "greedy"), known["greedy"]["accept"])
+    close(exact("mdsd_greedy", "greedy"), case["optimal"]["greedy"]["alpha_lp"])
+  if known.get("spechub"):
+    close(exact("spechub", "greedy"), known["spechub"]["accept"])
+
+
+@pytest.mark.parametrize("case", golden.table()["non_identical_drafts"],
+                         ids=lambda c: c["id"])
+def test_differing_drafts_equal_golden(case):
+  found = verifiers.exact_acceptance(
+      "recursive", case["p"], case["qs"], len(case["qs"]), "independent")
+  assert abs(found - case["rrs_in_order"]) <= 1e-9
 
 
 @pytest.mark.parametrize("case", golden.single_step(), ids=lambda c: c["id"])
@@ -136,7 +163,8 @@ def test_any_method_gives_the_enumerated_acceptance(name):
   for case in golden.single_step():
     p, q, k = golden.problem(case)
     for draw in verifiers.info(name).draws:
-      if draw != "coupled" and fits(name, draw, q, k):
+      if draw != "coupled" and fits(name, draw, case["q"], k):
+        q = drawn_from(draw, golden.padded(case["q"]), k)
         exact = verifiers.exact_acceptance(name, p, q, k, draw)
         found = verifiers.acceptance(name, p, q, k, draw)
         np.testing.assert_allclose(found.value, exact, rtol=0, atol=1e-12)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spec_jax.core import tree as tree_lib
+from spec_jax.core import types
 from spec_jax.verifiers import enumeration
 
 
@@ -101,7 +102,7 @@ def emitted_laws(problem: Problem) -> list[dict[tuple[int, ...], float]]:
   by_root = [draft_trees(problem, t) for t in range(problem.vocab_size)]
   tokens, valid, weights = map(np.concatenate, zip(*by_root))
   most = max(len(problem.children(n)) for n in range(len(problem.parents)))
-  is_random = problem.draw in ("iid", "without_replacement")
+  is_random = problem.draw in types.RANDOM_DRAWS
   with jax.enable_x64(True):
     laws, kids, exists = map(np.asarray, _node_laws(
         problem.rule, max(most, 1), np.asarray(problem.parents, np.int32),

@@ -8,7 +8,7 @@ target call emits one token. Departures: none.
 from spec_jax.core import registry
 from spec_jax.drafters import none
 from spec_jax.systems import registration
-from spec_jax.verifiers import rules
+from spec_jax.verifiers import matching
 
 PAPER = registry.Paper(
     title="A Neural Probabilistic Language Model",
@@ -19,4 +19,4 @@ PAPER = registry.Paper(
 def autoregressive(parts: registration.Parts):
   """One target call, one token."""
   return registration.compose(
-      "autoregressive", parts, none.NoDraft(), rules.SampleAndMatch())
+      "autoregressive", parts, none.NoDraft(), matching.SampleAndMatch())

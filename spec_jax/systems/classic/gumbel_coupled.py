@@ -1,27 +1,42 @@
 """Gumbel-coupled speculation: draft and target sample with the same noise.
 
-Daliri et al. 2024, Sec. 3 (drafter-invariant speculative decoding). The emitted
-token is always the target's own Gumbel sample, so the text equals
-autoregressive sampling with the same seed, token for token, whatever the draft
-model. Departures: none.
+Daliri et al. 2024, Sec. 3 (one chain) and Rowan et al. 2025 (a list of chains,
+each on a noise of its own). The emitted token is always the target's own sample
+from that noise, so the text depends on the seed and the number of chains, never
+on the draft model; with one chain it equals autoregressive sampling with the
+same seed, token for token. Departure: Rowan et al. let only the noises of
+chains that still match decide, which makes the text depend on the drafts; here
+all decide at every position, at the price of some acceptance behind the first
+token.
 """
 
 from spec_jax.core import registry
 from spec_jax.drafters import draft_model
 from spec_jax.systems import registration
-from spec_jax.verifiers import rules
+from spec_jax.verifiers import list_coupling
+from spec_jax.verifiers import matching
 
 PAPER = registry.Paper(
     title="Coupling without Communication and Drafter-Invariant Speculative"
     " Decoding", authors="Daliri, Musco and Suresh", year=2024,
     arxiv="2408.07978")
+LISTS = registry.Paper(
+    title="List-Level Distribution Coupling with Applications to Speculative"
+    " Decoding and Lossy Compression", authors="Rowan, Phan and Khisti",
+    year=2025, arxiv="2506.05632", venue="NeurIPS 2025")
 
 
-@registration.register("gumbel_coupled", papers=(PAPER,), family="classic",
-                       drafter="draft")
-def gumbel_coupled(parts: registration.Parts, *, depth: int = 5):
-  """Draft-model chain on the target's noise; same text as no draft at all."""
+@registration.register("gumbel_coupled", papers=(PAPER, LISTS),
+                       family="classic", drafter="draft")
+def gumbel_coupled(parts: registration.Parts, *, depth: int = 5,
+                   num_drafts: int = 1):
+  """Draft-model chains on the target's noise; no drafter changes the text."""
   drafter = draft_model.DraftModel(
-      parts.model("draft"), (1,) * depth, "coupled")
+      parts.model("draft"), (num_drafts,) + (1,) * (depth - 1), "coupled",
+      num_drafts)
+  if num_drafts == 1:
+    return registration.compose(
+        "gumbel_coupled", parts, drafter, matching.SampleAndMatch())
   return registration.compose(
-      "gumbel_coupled", parts, drafter, rules.SampleAndMatch())
+      "gumbel_coupled", parts, drafter,
+      list_coupling.ListCoupling(num_drafts), walk=list_coupling.walk)

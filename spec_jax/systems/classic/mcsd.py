@@ -9,16 +9,17 @@ sampled, which biases the output; here top-k candidates are only matched.
 from spec_jax.core import registry
 from spec_jax.drafters import draft_model
 from spec_jax.systems import registration
-from spec_jax.verifiers import rules
+from spec_jax.verifiers import matching
+from spec_jax.verifiers import recursive
 
 PAPER = registry.Paper(
     title="Multi-Candidate Speculative Decoding", authors="Yang et al.",
     year=2024, arxiv="2401.06706")
 
 _RULES = {
-    "without_replacement": rules.RecursiveWithoutReplacement(),
-    "iid": rules.Recursive(),
-    "top_k": rules.SampleAndMatch(),
+    "without_replacement": recursive.RecursiveWithoutReplacement(),
+    "iid": recursive.Recursive(),
+    "top_k": matching.SampleAndMatch(),
 }
 
 

@@ -8,7 +8,7 @@ noise, tried in descending order of the perturbed values. Departures: none.
 from spec_jax.core import registry
 from spec_jax.drafters import draft_model
 from spec_jax.systems import registration
-from spec_jax.verifiers import rules
+from spec_jax.verifiers import recursive
 
 PAPER = registry.Paper(
     title="Recursive Speculative Decoding: Accelerating LLM Inference via"
@@ -24,4 +24,4 @@ def rsd_c(parts: registration.Parts, *,
   drafter = draft_model.DraftModel(
       parts.model("draft"), branching, "without_replacement")
   return registration.compose(
-      "rsd_c", parts, drafter, rules.RecursiveWithoutReplacement())
+      "rsd_c", parts, drafter, recursive.RecursiveWithoutReplacement())

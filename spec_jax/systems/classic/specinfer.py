@@ -10,7 +10,7 @@ instead of a random order (the draws are exchangeable, the law is the same).
 from spec_jax.core import registry
 from spec_jax.drafters import draft_model
 from spec_jax.systems import registration
-from spec_jax.verifiers import rules
+from spec_jax.verifiers import recursive
 
 PAPER = registry.Paper(
     title="SpecInfer: Accelerating Generative Large Language Model Serving with"
@@ -25,4 +25,4 @@ def specinfer(parts: registration.Parts, *,
   """Static token tree of iid drafts, recursive rejection."""
   drafter = draft_model.DraftModel(parts.model("draft"), branching, "iid")
   return registration.compose(
-      "specinfer", parts, drafter, rules.Recursive())
+      "specinfer", parts, drafter, recursive.Recursive())

@@ -9,7 +9,7 @@ token from the target after full acceptance. Departures: none.
 from spec_jax.core import registry
 from spec_jax.drafters import draft_model
 from spec_jax.systems import registration
-from spec_jax.verifiers import rules
+from spec_jax.verifiers import recursive
 
 LEVIATHAN = registry.Paper(
     title="Fast Inference from Transformers via Speculative Decoding",
@@ -26,4 +26,4 @@ def speculative_sampling(parts: registration.Parts, *, depth: int = 5):
   """Draft-model chain, single-draft rejection."""
   drafter = draft_model.DraftModel(parts.model("draft"), (1,) * depth, "iid")
   return registration.compose(
-      "speculative_sampling", parts, drafter, rules.Rejection())
+      "speculative_sampling", parts, drafter, recursive.Rejection())

@@ -11,7 +11,7 @@ the variants of the libraries that adopted it.
 from spec_jax.core import registry
 from spec_jax.drafters import prompt_lookup as drafter_lib
 from spec_jax.systems import registration
-from spec_jax.verifiers import rules
+from spec_jax.verifiers import matching
 
 PAPER = registry.Paper(
     title="Prompt Lookup Decoding", authors="Saxena", year=2023,
@@ -25,4 +25,4 @@ def prompt_lookup(parts: registration.Parts, *, depth: int = 10,
   """N-gram copy from the text itself, on the device."""
   drafter = drafter_lib.PromptLookup(depth, max_ngram, take_latest, allow_short)
   return registration.compose(
-      "prompt_lookup", parts, drafter, rules.SampleAndMatch())
+      "prompt_lookup", parts, drafter, matching.SampleAndMatch())
