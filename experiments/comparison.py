@@ -12,6 +12,7 @@ from spec_jax.evaluation import clock as clock_lib
 from spec_jax.evaluation import costs as costs_lib
 from spec_jax.evaluation import prompts as prompts_lib
 from spec_jax.evaluation import workload as workload_lib
+from spec_jax.verifiers import walk
 from theory import optimal
 
 _MOST_DISTINCT = 16
@@ -119,9 +120,12 @@ def with_audit(result: Result, work: workload_lib.Workload) -> Result:
   """The same result with its acceptance held against the optimum."""
   if result.choice.system.drafter.needs.host_store:
     return result  # Such a drafter has no law, and does not run on the device.
+  # The optimum is that of one node. A rule that judges a whole tree, or pools
+  # the children of several nodes, may keep more below the root.
+  judged = result.choice.system.walk is walk.walk
   audit = acceptance.audit(
       result.choice.at(result.temperature), result.choice.params, work,
-      optimum)
+      optimum if judged else lambda *_: None)
   return dataclasses.replace(result, audit=audit)
 
 

@@ -9,6 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from spec_jax import systems
 from spec_jax import verifiers
@@ -18,17 +19,29 @@ from spec_jax.core import system as system_lib
 from spec_jax.core import tree as tree_lib
 from spec_jax.executors import fused
 from tests import toy
+from tests.drafters import draft_model_test
+from tests.exactness import active_set_test
+from tests.exactness import golden
 from tests.exactness import markov
 from tests.exactness import rules_test
 from tests.exactness import tree_law
 from tests.exactness import trees_test
+from tests.trees import stochastic_beam_test
+from tests.verifiers import joint_test
+from tests.verifiers import lossy_test
 
 _MAX_NEW = 12
 
 
+# The rules whose code planted bugs edit; the suite itself goes over all.
+_RULES = ("recursive", "recursive_without_replacement", "k_seq", "mdsd_greedy",
+          "race_transport")
+
+
 def output_laws():
   """Emitted law equals p, by enumeration."""
-  rules_test.check_output_laws(num_drafts=(1, 3), labels=("A", "E", "H"))
+  rules_test.check_output_laws(
+      num_drafts=(1, 3), labels=("A", "E", "H"), names=_RULES)
 
 
 def peaked_draft():
@@ -37,10 +50,46 @@ def peaked_draft():
 
 def ragged_tree_laws():
   """Joint law of three tokens over several rounds, by enumeration."""
-  for name, draw in (("recursive", "iid"),
+  for name, draw in (("recursive", "iid"), ("k_seq", "iid"),
                      ("recursive_without_replacement", "without_replacement")):
     error = trees_test.joint_error(trees_test.problem(name, draw, "ragged"))
     assert error <= 1e-12, (name, error)
+
+
+def joint_laws():
+  """Joint law of four tokens under rules that judge whole trees."""
+  for rule, draw, shape in (
+      (joint_test.BLOCK, "iid", "chain"),
+      (joint_test.TRAVERSAL["iid"], "iid", "two levels")):
+    error = joint_test.output_error(joint_test.problem(rule, draw, shape))
+    assert error <= 1e-12, (rule, error)
+
+
+def draft_laws():
+  """The q of a tree is the law that its children were drawn from."""
+  draft_model_test.rounds.cache_clear()
+  draft_model_test.test_laws_equal_recompute("chain")
+
+
+def beam_trees():
+  """Trees of a stochastic beam follow their exact law, by chi-square."""
+  stochastic_beam_test.samples.cache_clear()
+  stochastic_beam_test.test_trees_follow_the_race("dense")
+
+
+def active_sequences():
+  """Sequences with equal beginnings all stay in play, by chi-square."""
+  active_set_test.emitted_law.cache_clear()
+  active_set_test.test_walk_follows_the_active_set("k_seq")
+
+
+def lossy_laws():
+  """Bias and thresholds of lossy rules equal known values."""
+  lenient, typical = (golden.table()[k][0] for k in ("lenient", "typical"))
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    lossy_test.test_lenience_equals_golden(lenient, monkeypatch)
+  lossy_test.test_typical_equals_golden(typical)
+  lossy_test.test_budget_bounds_the_relaxed_row_not_the_output()
 
 
 def iid_text():
@@ -167,6 +216,11 @@ CHECKS = {
     "output laws": output_laws,
     "peaked draft in float32": peaked_draft,
     "ragged tree laws": ragged_tree_laws,
+    "joint laws": joint_laws,
+    "laws of drafts": draft_laws,
+    "trees of a beam": beam_trees,
+    "active sequences": active_sequences,
+    "lossy laws": lossy_laws,
     "text of iid trees": iid_text,
     "warped text": warped_text,
     "logits of a tree": tree_logits,

@@ -151,7 +151,7 @@ def merge(first: types.DraftTree, second: types.DraftTree) -> types.DraftTree:
   tokens = join(first.tokens, second.tokens)
   parents = join(first.parents, shifted)
   valid = join(first.valid, second.valid)
-  twin = jax.vmap(_twins)(tokens, parents, valid)
+  twin = jax.vmap(twins)(tokens, parents, valid)
   nodes = jnp.arange(tokens.shape[1])[None]
   is_first = twin == nodes
   parents = jnp.where(
@@ -165,8 +165,8 @@ def merge(first: types.DraftTree, second: types.DraftTree) -> types.DraftTree:
       tokens.shape[1] - 1)
 
 
-def _twins(tokens, parents, valid):
-  """For each node the lowest node with the same tokens from the root."""
+def twins(tokens, parents, valid):
+  """For each node `[N]` the lowest one with the same tokens from the root."""
   num_nodes = tokens.shape[0]
   nodes = jnp.arange(num_nodes)
 

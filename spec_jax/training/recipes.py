@@ -98,12 +98,20 @@ BUNDLES = {
 # tokens is not free: small trees, and any match that the text offers.
 TUNED = {
     "tiny-python": {
+        "block_verification": {"depth": 5},
+        "canonical_is": {"num_sequences": 2, "depth": 4},
         "gumbel_coupled": {"depth": 4},
         "mcsd": {"branching": (3, 1, 1, 1)},
+        "mdsd_greedy": {"branching": (2, 1, 1, 1)},
         "prompt_lookup": {"depth": 4, "take_latest": True,
                           "allow_short": True},
+        "race_transport": {"branching": (2, 1, 1, 1)},
         "rsd_c": {"branching": (2, 1, 1, 1)},
+        "rsd_s": {"width": 2, "depth": 4},
+        "spechub": {"branching": (2, 1, 1, 1)},
         "specinfer": {"branching": (2, 1, 1, 1)},
+        "spectr": {"num_sequences": 2, "depth": 4},
+        "traversal_verification": {"branching": (2, 1, 1, 1)},
     },
 }
 

@@ -1,9 +1,9 @@
 """The walk that follows every drafted sequence agreeing with the text so far.
 
-SpecTr, Sec. 4 and Algorithm 1: K sequences are drafted independently; at each
-depth those whose prefix equals what was emitted are active, and the token rule
-sees the next tokens of all of them. The plain walk follows one node of the
-tree, so that of two sequences that begin alike it would forget one.
+SpecTr's draft selection: K sequences are drafted independently; at each depth
+those whose prefix equals what was emitted are active, and the token rule sees
+the next tokens of all of them. The plain walk follows one node of the tree, so
+that of two sequences that begin alike it would forget one.
 """
 
 import dataclasses
@@ -44,6 +44,6 @@ class ActiveSetWalk:
 def pool(tree: types.DraftTree) -> jax.Array:
   """`i32[B, N]` parents, each replaced by its first twin."""
   # Tokens of equal prefixes have equal keys and values, so any twin's will do.
-  twins = jax.vmap(tree_lib._twins)(tree.tokens, tree.parents, tree.valid)
+  twins = jax.vmap(tree_lib.twins)(tree.tokens, tree.parents, tree.valid)
   first = jnp.take_along_axis(twins, jnp.maximum(tree.parents, 0), 1)
   return jnp.where(tree.parents < 0, -1, first)

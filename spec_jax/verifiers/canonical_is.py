@@ -16,13 +16,13 @@ _MAX_RATIO = 3
 
 @dataclasses.dataclass(frozen=True)
 class CanonicalIS:
-  """Importance-weighted selection of one draft (Khisti et al. 2025, Sec. 3-4).
+  """Importance-weighted selection of one draft (Khisti et al. 2024, Sec. 3-4).
 
   Step 1 selects one of the drafts with weights chosen so that the winner's law
   comes close to p; step 2 is speculative sampling of the winner against that
-  law (Theorem 1). The law is summed in closed form for the weights in use, so
-  the output is exact however good they are. Drafts enter two at a time: the
-  winner so far, whose law is known, meets the next draft.
+  law. That law is summed in closed form for the weights in use, so the output
+  is exact however good they are. Drafts enter two at a time: the winner so
+  far, whose law is known, meets the next draft.
 
   Weights of a pair (Sec. 4, the truncated program): free within the `num_free`
   tokens of largest p(i) - q(i)^2. Of all free weights those that bring the

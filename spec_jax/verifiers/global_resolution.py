@@ -20,7 +20,7 @@ _MAX_LOG_RATE = 60.0
 
 @dataclasses.dataclass(frozen=True)
 class GlobalResolution:
-  """Selects a draft by rates, rejects only inside H* (Thomas and Pal 2026).
+  """Selects a draft by rates, rejects only inside H* (Thomas and Pal 2025).
 
   H*, the set with the least p(H) - q(H)^n, is a prefix of the tokens by
   ascending p/q. Drafts outside H* are never rejected: the emitted one is drawn
@@ -34,15 +34,17 @@ class GlobalResolution:
   the true law s of what is selected is summed for the rates in use, a selected
   x is kept with probability min(1, p(x)/s(x)) and the residual is (p - s)+, so
   that the output is exact at any rates and truncation. L-BFGS becomes damped
-  Newton steps of a fixed number. Only the `num_tokens` most likely tokens of q
-  have rates (the paper takes the fewest that meet its tolerance); others are
-  ignored beside a token with a rate, and if no draft has one, the first is
-  selected.
+  Newton steps of a fixed number. Truncation: the paper gives rates to the
+  fewest tokens that meet its tolerance and none to the others; here only the
+  `num_tokens` most likely tokens of q have one of their own, all others share
+  one with those of about their p/q, in `num_pools` pools on either side of H*.
 
-  The table of all drafted multisets has C(num_tokens + K + 1, K) rows.
+  The table of all multisets of K drafts has C(num_tokens + 2 num_pools + K, K)
+  rows.
 
   Attributes:
-    num_tokens: tokens with a rate.
+    num_tokens: tokens with a rate of their own.
+    num_pools: pools of the other tokens inside H*, and again outside.
     num_steps: of the solver.
   """
 
@@ -51,6 +53,7 @@ class GlobalResolution:
   max_drafts: ClassVar[int | None] = 4
 
   num_tokens: int = 8
+  num_pools: int = 4
   num_steps: int = 24
 
   def law(self, p, q, drafts, is_draft):
@@ -71,63 +74,81 @@ class GlobalResolution:
       is_draft: `bool[K]`; the number of True is n.
     """
     count = is_draft.sum().astype(p.dtype)
-    is_inner, sums = _optimal_sums(p, q, count)
-    q_top, tokens = jax.lax.top_k(q, min(self.num_tokens, p.shape[0]))
-    q_rest = q.at[tokens].set(0)
-    table = _multisets(tokens.shape[0], is_draft.shape[0])
-    mass = _masses(table, q_top, q_rest.sum(), count)
-    contest = _contest(jnp.asarray(table.has_token), is_inner[tokens], mass,
-                       (q_top > 0) & (sums[tokens] > 0))
-    log_rates = contest.balance(sums[tokens], self.num_steps)
-    none_known = q_rest * q_rest.sum() ** jnp.maximum(count - 1, 0)
-    selected = jnp.where(count > 0, none_known, 0).at[tokens].set(
-        contest.shares(log_rates)[1])
+    order = jnp.argsort(
+        jnp.where(q > 0, p / jnp.where(q > 0, q, 1), jnp.inf))
+    is_inner, sums = _optimal_sums(p, q, order, count)
+    groups, group_is_inner = self._groups(q, order, is_inner)
+    pooled = lambda values: jnp.zeros(
+        group_is_inner.shape, p.dtype).at[groups].add(values)
+    group_q, target = pooled(q), pooled(sums)
+    contest = _contest(
+        _multisets(group_q.shape[0], is_draft.shape[0]), group_is_inner,
+        group_q, count, (group_q > 0) & (target > 0))
+    log_rates = contest.balance(target, self.num_steps)
+    given = contest.shares(log_rates)[1]
+    each = jnp.where(group_q > 0, given / jnp.where(group_q > 0, group_q, 1), 0)
     rates = jnp.where(contest.is_eligible, jnp.exp(log_rates), 0)
-    return Plan(tokens, rates, is_inner[tokens], selected)
+    return Plan(groups, rates, group_is_inner, each[groups] * q)
+
+  def _groups(self, q, order, is_inner):
+    """The group `i32[V]` of each token, and whether a group is in H*."""
+    size = min(self.num_tokens, q.shape[0])
+    _, tokens = jax.lax.top_k(q, size)
+    rest = q.at[tokens].set(0)
+    position = jnp.cumsum(rest[order])  # In the draft mass, by p/q.
+    position = jnp.zeros_like(rest).at[order].set(position - rest[order])
+    inner_mass = jnp.where(is_inner, rest, 0).sum()
+    start = jnp.where(is_inner, 0, inner_mass)
+    mass = jnp.where(is_inner, inner_mass, rest.sum() - inner_mass)
+    part = (position - start) / jnp.where(mass > 0, mass, 1)
+    pool = jnp.floor(part * self.num_pools).astype(jnp.int32)
+    pool = jnp.clip(pool, 0, self.num_pools - 1)
+    pool = size + pool + jnp.where(is_inner, 0, self.num_pools)
+    pools = jnp.arange(2 * self.num_pools) < self.num_pools
+    return (pool.at[tokens].set(jnp.arange(size, dtype=jnp.int32)),
+            jnp.concatenate([is_inner[tokens], pools]))
 
 
 @struct.dataclass
 class Plan:
-  """How one draft is selected.
+  """How one draft is selected; G groups of tokens that share a rate.
 
   Attributes:
-    tokens: `i32[T]` with rates.
-    rates: `f[T]`.
-    is_inner: `bool[T]`, the tokens in H*.
+    groups: `i32[V]`, of each token.
+    rates: `f[G]`.
+    is_inner: `bool[G]`, the groups in H*.
     selected: `f[V]`, the law of the selected token; sums to 1 - Pr(none).
   """
 
-  tokens: jax.Array
+  groups: jax.Array
   rates: jax.Array
   is_inner: jax.Array
   selected: jax.Array
 
   def choose(self, drafts: jax.Array, is_draft: jax.Array) -> jax.Array:
     """`f[K]`, the chance of each draft; together at most 1."""
-    is_here = (self.tokens[None] == drafts[:, None]) & is_draft[:, None]
-    # The set counts: only the first of equal drafts competes.
-    is_here &= jnp.cumsum(is_here, 0) == 1
-    is_outer = is_here & ~self.is_inner[None]
+    group = self.groups[drafts]
+    is_equal = (group[:, None] == group[None]) & is_draft[None]
+    # The set counts: only the first draft of a group competes.
+    competes = is_draft & ~jnp.tril(is_equal, -1).any(1)
+    is_outer = competes & ~self.is_inner[group]
     has_outer = is_outer.any()
-    competes = jnp.where(has_outer, is_outer, is_here)
-    rates = jnp.where(competes, self.rates[None], 0)
+    competes = jnp.where(has_outer, is_outer, competes)
+    rates = jnp.where(competes, self.rates[group], 0)
     total = rates.sum() + jnp.where(has_outer, 0.0, 1.0)
-    by_rate = rates.sum(1) / jnp.where(total > 0, total, 1)
-    is_first = jnp.arange(drafts.shape[0]) == jnp.argmax(is_draft)
-    alone = (is_first & is_draft).astype(by_rate.dtype)
-    return jnp.where(is_here.any(), by_rate, alone)
+    return rates / jnp.where(total > 0, total, 1)
 
 
 @struct.dataclass
 class _Contest:
-  """Which tokens compete in which multiset.
+  """Which groups compete in which multiset.
 
   Attributes:
-    competes: `f[M, T]`, 0 or 1.
+    competes: `f[M, G]`, 0 or 1.
     reject: `f[M]`, the rate of the reject clock.
-    mass: `f[M]`.
-    is_eligible: `bool[T]`.
-    is_inner: `bool[T]`.
+    mass: `f[M]`, probabilities of the multisets.
+    is_eligible: `bool[G]`.
+    is_inner: `bool[G]`.
   """
 
   competes: jax.Array
@@ -137,23 +158,15 @@ class _Contest:
   is_inner: jax.Array
 
   def shares(self, log_rates):
-    """Winning chances `f[M, T]`, and the mass that each token gets `f[T]`."""
+    """Winning chances `f[M, G]`, and the mass that each group gets `f[G]`."""
     weight = self.competes * jnp.exp(log_rates)[None]
     total = self.reject[:, None] + weight.sum(1, keepdims=True)
     chance = weight / jnp.where(total > 0, total, 1)
     return chance, self.mass @ chance
 
   def balance(self, target, num_steps):
-    """Log rates `f[T]` at which each token gets its target: damped Newton."""
+    """Log rates `f[G]` at which each group gets its target: damped Newton."""
     target = jnp.where(self.is_eligible, target, 0)
-    # Rates outside H* matter up to a factor; what truncation took from the
-    # sums must not push it.
-    outer = jnp.where(self.is_inner, 0, target)
-    is_contest = (self.reject == 0) & (self.competes.sum(1) > 0)
-    got = jnp.where(is_contest, self.mass, 0).sum()
-    asked = outer.sum()
-    target = jnp.where(self.is_inner, target,
-                       outer * got / jnp.where(asked > 0, asked, 1))
     # Below this a curvature is rounding, or a rate on its way to infinity.
     tiny = jnp.finfo(target.dtype).eps ** (2 / 3)
 
@@ -161,7 +174,7 @@ class _Contest:
       chance, given = self.shares(log_rates)
       gradient = given - target
       hessian = jnp.diag(given) - chance.T @ (self.mass[:, None] * chance)
-      # Scaled, so that one ridge does for all tokens.
+      # Scaled, so that one ridge does for all groups.
       scale = jnp.where(self.is_eligible, jnp.sqrt(given), 0)
       scale = jnp.where(scale > 0, 1 / jnp.where(scale > 0, scale, 1), 0)
       ridge = jnp.diag(jnp.where(scale > 0, tiny, 1).astype(scale.dtype))
@@ -184,69 +197,50 @@ def _spread(move, block):
   return jnp.maximum(move.max() - move.min(), jnp.finfo(move.dtype).tiny)
 
 
-def _contest(has_token, is_inner, mass, is_eligible):
-  """Outer tokens compete where there are any, else inner ones and reject."""
-  is_outer = has_token & ~is_inner[None]
+def _contest(table, is_inner, group_q, count, is_eligible):
+  """Outer groups compete where there are any, else inner ones and reject."""
+  dtype = group_q.dtype
+  powers = group_q[None] ** table.counts.astype(dtype)
+  mass = powers.prod(1) * table.ways.astype(dtype)
+  mass = jnp.where(table.counts.sum(1).astype(dtype) == count, mass, 0)
+  is_there = jnp.asarray(table.counts > 0)
+  is_outer = is_there & ~is_inner[None]
   has_outer = is_outer.any(1)
-  competes = jnp.where(has_outer[:, None], is_outer, has_token)
-  competes = competes & is_eligible[None]
-  dtype = mass.dtype
-  return _Contest(competes.astype(dtype), (~has_outer).astype(dtype), mass,
-                  is_eligible, is_inner)
+  competes = jnp.where(has_outer[:, None], is_outer, is_there)
+  return _Contest((competes & is_eligible[None]).astype(dtype),
+                  (~has_outer).astype(dtype), mass, is_eligible, is_inner)
 
 
-def _optimal_sums(p, q, count):
-  """Membership of H* `bool[V]` and what the optimal plan emits `f[V]`."""
-  ratio = jnp.where(q > 0, p / jnp.where(q > 0, q, 1), jnp.inf)
-  order = jnp.argsort(ratio)
+def _optimal_sums(p, q, order, count):
+  """H* `bool[V]` and what the optimal plan keeps of each draft `f[V]`."""
   prefix = lambda values: jnp.pad(jnp.cumsum(values[order]), (1, 0))
   gain = prefix(p) - jnp.minimum(prefix(q), 1) ** count
   gain = gain.at[-1].set(0)
-  size = jnp.argmin(gain)
   rank = jnp.zeros_like(order).at[order].set(jnp.arange(order.shape[0]))
-  is_inner = rank < size
+  is_inner = rank < jnp.argmin(gain)
   least = jax.lax.cummin(gain, reverse=True)
   outer = p + (least[:-1] - least[1:])[rank]
   return is_inner, jnp.where(is_inner, p, jnp.clip(outer, 0, p))
 
 
 class _Table(NamedTuple):
-  """Multisets of at most K of T tokens and one symbol for all others.
+  """Multisets of 1 to K out of G groups.
 
   Attributes:
-    counts: `i32[M, T + 1]`, the last for the others.
+    counts: `i32[M, G]`.
     ways: `f64[M]`, orders in which a multiset can be drawn.
   """
 
   counts: np.ndarray
   ways: np.ndarray
 
-  @property
-  def has_token(self) -> np.ndarray:
-    """`bool[M, T]`."""
-    return self.counts[:, :-1] > 0
-
-  @property
-  def size(self) -> np.ndarray:
-    """`i32[M]`, the number of drafts."""
-    return self.counts.sum(1, dtype=np.int32)
-
 
 @functools.cache
-def _multisets(num_tokens, max_drafts):
-  rows = [np.bincount(drawn, minlength=num_tokens + 1)
+def _multisets(num_groups, max_drafts):
+  rows = [np.bincount(drawn, minlength=num_groups)
           for size in range(1, max_drafts + 1)
           for drawn in itertools.combinations_with_replacement(
-              range(num_tokens + 1), size)]
-  counts = np.asarray(rows, np.int32)
+              range(num_groups), size)]
   ways = [math.factorial(int(row.sum()))
-          / math.prod(map(math.factorial, row.tolist())) for row in counts]
-  return _Table(counts, np.asarray(ways))
-
-
-def _masses(table, q_top, q_rest, count):
-  """`f[M]`, the probability of each multiset for `count` iid drafts."""
-  laws = jnp.append(q_top, q_rest)
-  powers = laws[None] ** table.counts.astype(laws.dtype)
-  mass = powers.prod(1) * table.ways.astype(laws.dtype)
-  return jnp.where(table.size.astype(laws.dtype) == count, mass, 0)
+          / math.prod(map(math.factorial, row.tolist())) for row in rows]
+  return _Table(np.asarray(rows, np.int32), np.asarray(ways))

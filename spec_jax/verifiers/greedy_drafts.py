@@ -35,7 +35,7 @@ class MdsdGreedy:
 
 @dataclasses.dataclass(frozen=True)
 class SpecHub:
-  """The sparse transport of two drafts around a hub (SpecHub, Sec. 4).
+  """The sparse transport of two drafts around a hub (SpecHub, Sun et al. 2024).
 
   The paper draws ordered pairs around the hub a, the most likely token of q:
   the first draft is from q; after another token the second is a, after a it is

@@ -11,7 +11,7 @@ from spec_jax.verifiers import couplings
 
 @dataclasses.dataclass(frozen=True)
 class KSeq:
-  """Sequential selection of iid drafts (SpecTr, Sec. 5 and Algorithm 2).
+  """Sequential selection of iid drafts (SpecTr, Algorithm 2).
 
   Draft x is accepted with probability min(1, p(x) / (rho q(x))); the target is
   not updated between tries, so that one residual in closed form serves after

@@ -153,7 +153,10 @@ def _nodes(rate, q, num_drafts, num_nodes):
   rates, which costs less than to sort them.
   """
   if rate.shape[0] <= num_nodes:
-    return jnp.sort(rate)
+    nodes = jnp.sort(rate)
+    # Ties but for rounding share a node: the race must not depend on it.
+    is_new = jnp.diff(nodes, prepend=-1) > _rounding(nodes) * nodes
+    return jax.lax.cummax(jnp.where(is_new, nodes, 0))
   num_cells = _CELLS_PER_NODE * num_nodes
   # Equal steps of the root: what is lost grows with the rate.
   cell = jnp.sqrt(rate / jnp.maximum(num_drafts, 1)) * num_cells
@@ -207,9 +210,9 @@ def _exchange(mass, wanted, wins):
   """
   lacks = mass * (wanted - wins)
   sums = _edges(lacks)
-  # Below the edge even the rarest winners win too often, above it too rarely:
-  # the least of the sums is 1 minus the optimum, and nothing crosses it.
-  edge = jnp.argmin(sums)
+  # Slots win too often below the edge and too rarely above it, on the whole:
+  # there the sum is least, the optimum minus 1, and nothing may cross it.
+  edge = jnp.argmax(sums <= sums.min() + _rounding(sums))
   takes, gives = _edges(jnp.maximum(lacks, 0)), _edges(jnp.maximum(-lacks, 0))
   takes, gives = takes - takes[edge], gives - gives[edge]
   # Node i takes from node j what their stretches share, counted from the edge.
@@ -230,6 +233,11 @@ def _exchange(mass, wanted, wins):
 def _edges(values):
   """Sums of the first 0, 1, .. of `f[S]`: `f[S + 1]`."""
   return jnp.append(jnp.zeros((1,), values.dtype), jnp.cumsum(values))
+
+
+def _rounding(values):
+  """What a few operations may lose of values near 1."""
+  return 8 * jnp.finfo(values.dtype).eps
 
 
 def _ratio(part, whole):

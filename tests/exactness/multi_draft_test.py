@@ -139,9 +139,9 @@ def test_solved_selection_is_optimal(rule, num_drafts):
 @pytest.mark.parametrize("rule", [
     canonical_is.CanonicalIS(num_free=3),
     canonical_is.CanonicalIS(num_steps=0),
-    global_resolution.GlobalResolution(num_tokens=3),
-    global_resolution.GlobalResolution(num_tokens=2, num_steps=1)],
-    ids=["three free", "no step", "three rates", "two rates, one step"])
+    global_resolution.GlobalResolution(num_tokens=1, num_pools=1),
+    global_resolution.GlobalResolution(num_steps=1)],
+    ids=["three free", "no step", "one rate and two pools", "one step"])
 def test_truncated_or_unsolved_selection_is_exact(rule):
   gaps = []
   for p, q in random_pairs(12):

@@ -1,8 +1,8 @@
 """Importance-sampled selection of a draft, then speculative sampling of it.
 
-Khisti et al. 2025, Sec. 3 (Theorem 1: the optimal multi-draft rule is a
-selection of one draft followed by single-draft verification) and Sec. 4 (the
-truncated program for the weights). Independent sequences, of which those that
+Khisti et al. 2024, Sec. 3 (the optimal multi-draft rule is a selection of one
+draft followed by single-draft verification) and Sec. 4 (faster weights by a
+truncated program). Independent sequences, of which those that
 agree with the text stay active. Departures: the weights of the truncated
 program are a projection instead of a linear program, pairs outside the
 truncation have fixed weights by the clipped difference of p/q, the alphabet is

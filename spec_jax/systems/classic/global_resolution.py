@@ -1,10 +1,11 @@
 """Global Resolution: iid sequences, optimal selection by softmax rates.
 
-Thomas and Pal 2026, Sec. 4 (the outer and inner convex problems) inside
-SpecTr's loop over active sequences, as in their end-to-end runs (4 sequences of
-8 tokens there). Departures: what is selected is thinned by its true law, so the
-output is exact where the paper is within its tolerance; a fixed number of
-Newton steps on a fixed number of tokens.
+Thomas and Pal 2025: the Algorithm of that name (H*, then the outer and inner
+convex problems) inside SpecTr's loop over active sequences, as in their
+end-to-end runs, which have 4 sequences of 8 tokens. Departures: what is
+selected is thinned by its true law, so the output is exact where the paper is
+within its tolerance; a fixed number of Newton steps; few tokens have a rate of
+their own, the others share one with tokens of similar p/q.
 """
 
 from spec_jax.core import registry
@@ -21,8 +22,8 @@ PAPER = registry.Paper(
 @registration.register("global_resolution", papers=(PAPER, spectr.PAPER),
                        family="classic", drafter="draft")
 def global_resolution(parts: registration.Parts, *, num_sequences: int = 2,
-                      depth: int = 4, num_tokens: int = 8):
+                      depth: int = 4, num_tokens: int = 4, num_pools: int = 4):
   """Independent draft sequences, optimal transport by convex minimisation."""
-  rule = global_resolution_lib.GlobalResolution(num_tokens=num_tokens)
+  rule = global_resolution_lib.GlobalResolution(num_tokens, num_pools)
   return spectr.side_by_side(
       "global_resolution", parts, rule, num_sequences, depth)

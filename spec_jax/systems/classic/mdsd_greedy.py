@@ -2,8 +2,8 @@
 
 Hu et al. 2025, Sec. 5.1: the children of a node are the K - 1 most likely
 tokens of the draft model and one draw from the rest; the verification reaches
-the transport optimum of that draw. Tree of 2 children by 4 levels as in Sec. 6;
-4 by 3 is their other one. Departures: none.
+the transport optimum of that draw. Tree of 2 children by 4 levels as in their
+experiments; 4 by 3 is the other one. Departures: none.
 """
 
 from spec_jax.core import registry

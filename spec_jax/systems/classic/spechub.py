@@ -1,6 +1,6 @@
 """SpecHub: binary trees whose drafts meet in the most likely token.
 
-Sun et al. 2024, Sec. 4 (pairs around the hub, four allocations) and the
+Sun et al. 2024 (pairs around the hub, four allocations in order) and the
 repository's binary trees of depth 2 to 5; a node with one child is verified by
 speculative sampling. Departures: siblings stand in one order, hub first, and
 the coin that orders the paper's pairs is summed out of the emitted law; a hub

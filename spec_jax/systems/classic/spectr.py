@@ -1,9 +1,9 @@
 """SpecTr: sequences drafted side by side, verified by K-SEQ.
 
-Sun et al. 2023, Sec. 3 and Algorithm 1 (K sequences of L tokens, drawn
-independently; all that agree with the text so far stay active), Sec. 5 and
-Algorithm 2 (K-SEQ at each position, its rho solved anew for the number of
-active sequences). Departure: rho is found by a fixed number of bisections, from
+Sun et al. 2023: K sequences of L tokens, drawn independently; all that agree
+with the text so far stay active (their 8 by 4 and 8 by 8 by hyper-parameters);
+K-SEQ (Algorithm 2) at each position, its rho solved anew for the number of
+active sequences. Departure: rho is found by a fixed number of bisections, from
 above, where every rho is exact.
 """
 
