@@ -46,7 +46,7 @@ class CanonicalIS:
   max_drafts: ClassVar[int | None] = None
 
   num_free: int = 40
-  num_steps: int = 64
+  num_steps: int = 24
 
   def law(self, p, q, drafts, is_draft):
     num_drafts = drafts.shape[0]

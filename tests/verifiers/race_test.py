@@ -22,17 +22,17 @@ VOCAB = 5
 LARGE = 32_768
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def winner_law(p, q, num_drafts, num_nodes=race_lib.NUM_NODES):
+@jax.jit
+def winner_law(p, q, num_drafts):
   """The law of the winner of the race solved for (p, q)."""
   is_draft = jnp.arange(MOST) < num_drafts
-  race = race_lib.solve(p, q, is_draft, num_nodes)
+  race = race_lib.solve(p, q, is_draft)
   return race_lib.winner_law(race, q, is_draft)
 
 
-def acceptance(p, q, num_drafts, num_nodes=race_lib.NUM_NODES):
+def acceptance(p, q, num_drafts):
   with jax.enable_x64(True):
-    winner = winner_law(jnp.asarray(p), jnp.asarray(q), num_drafts, num_nodes)
+    winner = winner_law(jnp.asarray(p), jnp.asarray(q), num_drafts)
   return np.minimum(p, np.asarray(winner)).sum()
 
 
@@ -142,14 +142,13 @@ def test_float32_law_of_the_winner_at_full_vocabulary():
   assert np.abs(rounded - exact).sum() <= 1e-5
 
 
-def test_few_nodes_cost_little_and_closed_form_is_theirs():
+def test_closed_form_with_more_tokens_than_nodes():
   """Between nodes a token keeps its mean: losses are of second order."""
-  rng = np.random.default_rng(1)
-  p, q = rng.dirichlet(np.full(40, 0.3), size=2)
-  best = optimal.optimal_acceptance(p, q, 3)
-  assert abs(acceptance(p, q, 3, 8) - best) <= 1e-3
+  p, q = np.random.default_rng(1).dirichlet(np.full(100, 0.3), size=2)
   found = verifiers.acceptance("race_transport", p, q, 3, "iid")
-  assert found.method == "closed_form" and abs(found.value - best) <= 1e-12
+  best = optimal.optimal_acceptance(p, q, 3)
+  assert found.method == "closed_form"
+  assert best - 1e-4 <= found.value <= best + 1e-12
 
 
 def test_padding_changes_nothing_and_one_draft_is_plain_rejection():

@@ -22,8 +22,10 @@ PAPER = registry.Paper(
 @registration.register("global_resolution", papers=(PAPER, spectr.PAPER),
                        family="classic", drafter="draft")
 def global_resolution(parts: registration.Parts, *, num_sequences: int = 2,
-                      depth: int = 4, num_tokens: int = 4, num_pools: int = 4):
+                      depth: int = 4, num_tokens: int = 2, num_pools: int = 4,
+                      num_steps: int = 12):
   """Independent draft sequences, optimal transport by convex minimisation."""
-  rule = global_resolution_lib.GlobalResolution(num_tokens, num_pools)
+  rule = global_resolution_lib.GlobalResolution(
+      num_tokens, num_pools, num_steps)
   return spectr.side_by_side(
       "global_resolution", parts, rule, num_sequences, depth)
