@@ -114,11 +114,6 @@ RUNS = [
     ("sample_and_match", "iid", (2, 1)),
     ("sample_and_match", "top_k", (2, 1)),
     ("sample_and_match", "coupled", (1, 1)),
-    ("k_seq", "iid", (3, 1)),
-    ("mdsd_greedy", "greedy", (3, 1)),
-    ("spechub", "greedy", (2, 1)),
-    ("canonical_is", "iid", (3, 1)),
-    ("global_resolution", "iid", (2, 1)),
 ]
 
 
