@@ -1,6 +1,8 @@
 """Strict numerics for every test; two host devices for the mapped ones."""
 
+import itertools
 import os
+import pathlib
 
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_force_host_platform_device_count=4")
@@ -15,14 +17,36 @@ jax.config.update("jax_default_matmul_precision", "highest")
 import pytest  # pylint: disable=g-import-not-at-top
 
 
+_BY_NAME = {"conformance", "exactness"}
+
+
 def pytest_collection_modifyitems(items):
-  """One worker per file; conformance rows go by system, which may be many.
+  """One worker per file; where names are many, one per system or rule.
 
   Tests of one group share their compilations (`pytest -n 2 --dist=loadgroup`).
   """
   for item in items:
     group = item.path.name
     parameters = getattr(getattr(item, "callspec", None), "params", {})
-    if "conformance" in item.path.parts and "name" in parameters:
-      group = f"conformance-{parameters['name']}"
+    if "name" in parameters and _BY_NAME.intersection(item.path.parts):
+      group = f"{group}-{parameters['name']}"
     item.add_marker(pytest.mark.xdist_group(group))
+
+
+_MAPS = pathlib.Path("/proc/self/maps")
+_TESTS_BETWEEN_COUNTS, _MOST_MAPS = 20, 20_000
+_num_tests = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def few_compiled_programs():
+  """Drops compiled programs in time.
+
+  Each keeps several memory maps, of which Linux grants a process 65,530; the
+  compiler dies of one too many.
+  """
+  yield
+  if next(_num_tests) % _TESTS_BETWEEN_COUNTS == 0 and _MAPS.exists():
+    with _MAPS.open("rb") as lines:
+      if sum(1 for _ in lines) > _MOST_MAPS:
+        jax.clear_caches()

@@ -86,7 +86,7 @@ _peaked = st.lists(st.sampled_from([0., 1e-30, 1e-16, 1e-8, 1e-3, 1.]),
     (name, draw, k) for name, draw in exact_rules() for k in (1, 2, 3)
     if fits(name, draw, np.ones(5), k)])
 @hypothesis.given(p=_weights | _peaked, q=_weights | _peaked)
-@hypothesis.settings(deadline=None, max_examples=40, derandomize=True)
+@hypothesis.settings(deadline=None, max_examples=12, derandomize=True)
 def test_output_law_on_generated_laws(name, draw, num_drafts, p, q):
   p, q = np.asarray(p, float) / np.sum(p), np.asarray(q, float) / np.sum(q)
   if fits(name, draw, q, num_drafts):
