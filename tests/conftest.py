@@ -16,7 +16,6 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 import pytest  # pylint: disable=g-import-not-at-top
 
-
 _BY_NAME = {"conformance", "exactness"}
 
 
