@@ -28,9 +28,10 @@ def matmul(x: jax.Array, kernel: jax.Array, num_in: int) -> jax.Array:
 
 
 def _dot(a, b, a_axes, b_axes):
-  return jax.lax.dot_general(a, b, ((a_axes, b_axes), ((), ())),
-                             preferred_element_type=jnp.promote_types(
-                                 a.dtype, jnp.float32))
+  is_short = jnp.finfo(a.dtype).bits < 32
+  return jax.lax.dot_general(
+      a, b, ((a_axes, b_axes), ((), ())),
+      preferred_element_type=jnp.float32 if is_short else a.dtype)
 
 
 def _forward(x, kernel, num_in):
