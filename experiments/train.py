@@ -85,7 +85,8 @@ def train_model(name, table, trained, streams, folder, seed, checkpoint_every):
   if recipe.teacher:
     teacher = contract.decoder_model(table[recipe.teacher].config)
     frozen = trained[recipe.teacher]
-  windows = data.Windows(train, recipe.batch, recipe.length, seed)
+  windows = data.Windows(train, recipe.batch, recipe.length,
+                         seed + recipe.data_seed)
   if recipe.own_windows:
     windows = data.Mixed(windows, own_text(
         folder / f"{name}_own_text.npy", recipe, teacher, frozen, train, seed),
