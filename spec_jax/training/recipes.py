@@ -85,10 +85,10 @@ BUNDLES = {
                                  decay=0.7, grown_from="draft_early",
                                  teacher="target", own_windows=1024,
                                  is_shipped=False, dtype="bfloat16"),
-        "draft": ModelRecipe(_decoder(192, 2, 1, 512), num_steps=4000,
+        "draft": ModelRecipe(_decoder(192, 2, 1, 512), num_steps=3000,
                              batch=8, learning_rate=2e-3, decay=0.8,
                              grown_from="draft_mid", teacher="target",
-                             own_windows=4096, optimizer="adam", data_seed=5,
+                             own_windows=2048, optimizer="adam", data_seed=5,
                              dtype="bfloat16"),
     },
     # The same recipe at a size that runs in seconds; for tests.
