@@ -95,10 +95,16 @@ class Drafter(Protocol):
 class Verifier(Protocol):
   """A token rule: the law of the emitted token, given the drafts.
 
+  A rule that is exact only if its next round knows of this one also has
+  `init_state(batch) -> state`, a pytree of `[B, ...]`. Its walk finds the state
+  in `Context.carry` and leaves the next one in `Verdict.carry`.
+
   Attributes:
     exact: whether the output law equals the target's.
     draws: the draw laws it is valid for.
     max_drafts: most drafts per node, None = any number.
+    is_costly: whether laws should be computed along the path only, one by one;
+      a rule that does not say so is cheap.
   """
 
   exact: bool

@@ -73,7 +73,7 @@ def check_compatible(system: System) -> None:
 
 def context(params: types.Params, state: types.DecodeState) -> types.Context:
   return types.Context(state.tokens, state.length, state.keys, params.target,
-                       state.cache)
+                       state.cache, state.verifier)
 
 
 def propose(system: System, params: types.Params, state: types.DecodeState
@@ -108,7 +108,8 @@ def judge(system: System, params: types.Params, state: types.DecodeState,
   new_state = state.replace(
       tokens=tokens, length=length, status=status,
       cache=state.cache.commit(out.fresh, verdict.path, verdict.count),
-      drafter=system.drafter.update(params.drafter, drafter, outcome))
+      drafter=system.drafter.update(params.drafter, drafter, outcome),
+      verifier=verdict.carry)
   return new_state, outcome
 
 
@@ -154,7 +155,8 @@ def stop(system: System, state: types.DecodeState, tree: types.DraftTree,
   last_node = jnp.take_along_axis(
       verdict.path, jnp.maximum(count - 1, 0)[:, None], 1)
   path = jnp.where(slots < count[:, None], verdict.path, last_node)
-  cut = types.Verdict(path, count.astype(jnp.int32), last[:, 0])
+  cut = verdict.replace(path=path, count=count.astype(jnp.int32),
+                        next_token=last[:, 0])
   return cut, status, emitted
 
 

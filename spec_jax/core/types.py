@@ -114,11 +114,14 @@ class Verdict:
       tokens emitted this round. 0 = the row emitted nothing.
     next_token: `i32[B]`, the token after the last accepted node: a correction
       or a bonus. It becomes the next root.
+    carry: what the rule hands to its next round, see
+      `protocols.Verifier.init_state`; () for most rules.
   """
 
   path: jax.Array
   count: jax.Array
   next_token: jax.Array
+  carry: Any = ()
 
 
 @struct.dataclass
@@ -131,6 +134,7 @@ class Context:
     keys: `key[B]`, one per row; fold in a position and a role before use.
     target_params: parameters of the target.
     target_cache: the target's cache, read only.
+    carry: what the rule handed on, () for most rules.
   """
 
   tokens: jax.Array
@@ -138,6 +142,7 @@ class Context:
   keys: jax.Array
   target_params: Any
   target_cache: Any
+  carry: Any = ()
 
   @property
   def root(self) -> jax.Array:
@@ -184,6 +189,7 @@ class DecodeState:
     status: `i32[B]`, a `Status`.
     cache: the target's cache; holds `length - 1` tokens of each running row.
     drafter: the drafter's own state.
+    verifier: the rule's own state, () for most rules.
   """
 
   keys: jax.Array
@@ -193,6 +199,7 @@ class DecodeState:
   status: jax.Array
   cache: Any
   drafter: Any
+  verifier: Any = ()
 
   @property
   def is_running(self) -> jax.Array:

@@ -106,10 +106,11 @@ def start(system: system_lib.System, params: types.Params, prompts: Prompts,
   limit = prompts.length + jnp.asarray(max_new_tokens, jnp.int32)
   status = jnp.where(limit > prompts.length, types.Status.RUNNING,
                      types.Status.BUDGET)
+  init_verifier = getattr(system.verifier, "init_state", lambda batch: ())
   return types.DecodeState(
       keys=keys, tokens=jnp.where(is_text, tokens, 0), length=prompts.length,
       limit=limit, status=status.astype(jnp.int32), cache=cache,
-      drafter=drafter)
+      drafter=drafter, verifier=init_verifier(batch))
 
 
 def rounds(system: system_lib.System, params: types.Params,

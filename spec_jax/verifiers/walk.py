@@ -11,9 +11,9 @@ from spec_jax.core import tree as tree_lib
 from spec_jax.core import types
 from spec_jax.verifiers import matching
 
-# Up to this many logits a row, all nodes are decided at once and the walk only
-# looks them up: one pass over a small table is cheaper than several short ones.
-# Beyond, only the nodes on the path are, whose number is small.
+# Up to this many logits, all nodes are decided at once and the walk only looks
+# them up: one pass over a small table is cheaper than several short ones.
+# Beyond, or if a law costs more than that, only the nodes on the path are.
 _AT_ONCE = 2 ** 17
 
 
@@ -38,7 +38,8 @@ def walk(verifier, sampling: sampling_lib.Sampling, tree: types.DraftTree,
     seen = sampling_lib.seen_tokens(
         ctx.tokens, ctx.length, p_logits.shape[-1])
   row = functools.partial(_walk_row, verifier, sampling)
-  return jax.vmap(row)(tree, p_logits, ctx.keys, ctx.length, seen)
+  verdict = jax.vmap(row)(tree, p_logits, ctx.keys, ctx.length, seen)
+  return verdict.replace(carry=ctx.carry)
 
 
 def _walk_row(verifier, sampling, tree, p_logits, key, length, seen):
@@ -59,7 +60,8 @@ def _walk_row(verifier, sampling, tree, p_logits, key, length, seen):
     return token, drafts[jnp.argmax(hit)], hit.any()
 
   decide = emit
-  if seen is None and p_logits.size <= _AT_ONCE:
+  is_costly = getattr(verifier, "is_costly", False)
+  if seen is None and p_logits.size <= _AT_ONCE and not is_costly:
     depths = tree_lib.depths(tree.parents[None])[0]
     table = jax.vmap(lambda node, depth: emit(node, depth, None))(
         jnp.arange(tree.num_nodes), depths)
