@@ -4,7 +4,7 @@ The next draw is always made where it is most likely to be reached. A draw
 below a node is reached if the node is accepted, estimated by the product of
 draft probabilities on its path, and the siblings drawn before are rejected,
 estimated by the draft's mass outside them (Xiong et al. 2024, arXiv 2410.11744,
-Sec. 4.1, Algorithm 1). Neither looks at the token that will be drawn, so each
+its first algorithm). Neither looks at the token that will be drawn, so each
 draw is fresh given all that decided to make it, and recursive rejection without
 replacement stays exact.
 
@@ -32,7 +32,7 @@ class MostReached(growth.Limits):
     top_k: draws below a node at most. The tree is the published one if this
       and `width` are at least the number of drafts.
     threshold: draws less likely to be reached are not made (the paper's
-      Sec. 4.2, where it replaces the budget).
+      second algorithm, where it replaces the budget).
     temperature: of the draft, whatever the target's; None: the target's own,
       which at 0 leaves a chain.
   """

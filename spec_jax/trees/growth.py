@@ -144,8 +144,9 @@ def extend(policy: Policy, growth: Growth, frontier: Frontier, law: jax.Array,
   # sibling drawn first.
   best, flat = jax.lax.top_k(
       scores.reshape(batch, -1), min(num_kept, width * most))
+  missing = num_kept - best.shape[1]
   pad = lambda a, fill: jnp.pad(
-      a, ((0, 0), (0, num_kept - best.shape[1])), constant_values=fill)
+      a, ((0, 0), (0, missing)), constant_values=fill)
   pick = lambda a: pad(jnp.take_along_axis(a.reshape(batch, -1), flat, 1), 0)
   places, ranks = jnp.divmod(pad(flat.astype(jnp.int32), 0), most)
   tokens, best = pick(tokens), pad(best, -jnp.inf)
@@ -157,8 +158,10 @@ def extend(policy: Policy, growth: Growth, frontier: Frontier, law: jax.Array,
       parents=put(growth.parents,
                   jnp.take_along_axis(frontier.numbers, places, 1)))
   cut = lambda a: a[:, :min(policy.width, num_kept)]
-  exists = cut(best) >= _bound(growth, policy)[:, None]
-  exists &= cut(best) > -jnp.inf
+  # Nothing below a node is worth more than its reach; of equals the earlier
+  # level stays.
+  reach = cut(pick(reach))
+  exists = (cut(best) > -jnp.inf) & (reach > _bound(growth, policy)[:, None])
   goes_on = policy.goes_on(_best_sum(growth, policy) - before)
   is_growing = growth.is_growing & goes_on & exists.any(-1)
   places, ranks = cut(places), cut(ranks)
@@ -166,7 +169,7 @@ def extend(policy: Policy, growth: Growth, frontier: Frontier, law: jax.Array,
   frontier = Frontier(
       cut(tokens), jnp.broadcast_to(
           numbers.astype(jnp.int32)[None], places.shape),
-      cut(pick(reach)), exists & is_growing[:, None], places,
+      reach, exists & is_growing[:, None], places,
       None if frontier.keys is None else _child_keys(
           frontier.keys, places, ranks))
   return growth.replace(is_growing=is_growing), frontier

@@ -60,7 +60,7 @@ class ConfidenceExpanded(growth.Limits):
 
   At each step the top tokens but the first hang as leaves beside the chain;
   how many there are falls with the probability of the first (Du et al. 2024,
-  arXiv 2402.02082, Sec. 3.2).
+  arXiv 2402.02082).
 
   Attributes:
     widths: children of a node, by the tenth in which the probability of the

@@ -1,7 +1,7 @@
 """DySpec: the next draw goes where it is most likely to be reached.
 
-Xiong et al. 2024, Sec. 4.1 and Algorithm 1 (a budget of 64 draws), Sec. 4.2
-(a threshold instead); recursive rejection without replacement. Draft
+Xiong et al. 2024, Sec. 4: Algorithm 1 (a budget of 64 draws), Algorithm 2 (a
+threshold instead); recursive rejection without replacement. Draft
 temperature 0.6 as in the experiments. Departures: the draws of a level are made
 together, which gives the tree of the published one-by-one loop in `depth`
 instead of 64 draft forwards; `depth`, `width` and `top_k` bound levels, nodes
