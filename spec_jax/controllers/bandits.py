@@ -30,9 +30,9 @@ class ThompsonState:
 class Thompson:
   """Thompson sampling of the acceptance, as in EESD.
 
-  Liu et al. 2024, arXiv 2406.03853. Each round draws a rate from its Beta posterior and goes on drafting with
-  that probability after each token. Tokens behind the first rejection were not
-  judged and are not counted.
+  Liu et al. 2024, arXiv 2406.03853. Each round draws a rate from its Beta
+  posterior and goes on drafting with that probability after each token. Tokens
+  behind the first rejection were not judged and are not counted.
 
   Attributes:
     prior_accepted: of the Beta law at the start of a text.

@@ -75,14 +75,7 @@ def load_bundle(name_or_path: str | os.PathLike,
     ValueError: no such bundle, or a file is missing, broken or does not match
       the configuration.
   """
-  folder = SHIPPED / name_or_path
-  if not (folder / _CONFIG).is_file():
-    folder = pathlib.Path(name_or_path)
-  if not (folder / _CONFIG).is_file():
-    raise ValueError(
-        f"{name_or_path!r} is neither a shipped bundle"
-        f" ({', '.join(shipped_names()) or 'none'}) nor a folder with"
-        f" {_CONFIG}.")
+  folder = folder_of(name_or_path)
   description = _read_description(folder / _CONFIG)
   models, params = {}, {}
   for model_name, fields in description["models"].items():
@@ -100,6 +93,17 @@ def load_bundle(name_or_path: str | os.PathLike,
       prompts=tuple(row["prompt"] for row in _read_prompts(folder)),
       tuned={system: {key: _hashable(value) for key, value in hyper.items()}
              for system, hyper in description.get("tuned", {}).items()})
+
+
+def folder_of(name_or_path: str | os.PathLike) -> pathlib.Path:
+  """Where a bundle lies; raises ValueError if there is none."""
+  for folder in (SHIPPED / name_or_path, pathlib.Path(name_or_path)):
+    if (folder / _CONFIG).is_file():
+      return folder
+  raise ValueError(
+      f"{name_or_path!r} is neither a shipped bundle"
+      f" ({', '.join(shipped_names()) or 'none'}) nor a folder with"
+      f" {_CONFIG}.")
 
 
 def from_hf(target: str | os.PathLike, draft: str | os.PathLike | None = None,

@@ -77,7 +77,8 @@ def round_keys(position):
 def test_thompson_learns_the_rate(rate):
   controller = bandits.Thompson()
   begin, update = jax.jit(controller.begin), jax.jit(controller.update)
-  state, rng, most, found = controller.init(ROWS), np.random.default_rng(0), 32, []
+  state, rng = controller.init(ROWS), np.random.default_rng(0)
+  most, found = 32, []
   for position in range(1, 200):
     state = begin(state, *round_keys(position))
     count = np.minimum(state.length, most)

@@ -1,4 +1,4 @@
-"""Chains of adaptive length: laws, text, caches, and forwards that are saved."""
+"""Chains of adaptive length: laws, text, caches, forwards saved."""
 
 import collections
 import dataclasses
