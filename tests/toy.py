@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spec_jax.controllers import learned
 from spec_jax.executors import decoding
 from spec_jax.models import config as config_lib
 from spec_jax.models import contract
@@ -23,6 +24,7 @@ class ToyBundle:
   params: dict
   end_of_text: int | None = None
   tokenizer: object = None
+  heads: dict = dataclasses.field(default_factory=dict)
 
 
 def config(num_layers=2, **overrides):
@@ -42,8 +44,19 @@ def bundle(end_of_text=None, draft_noise=0.25) -> ToyBundle:
   noisy = [leaf + draft_noise * leaf.std() * jax.random.normal(k, leaf.shape)
            for leaf, k in zip(leaves, keys)]
   draft = jax.tree.unflatten(structure, noisy)
-  return ToyBundle(model, {"draft": model}, {"target": params, "draft": draft},
-                   end_of_text)
+  return ToyBundle(model, {"draft": model},
+                   {"target": params, "draft": draft, **head_params()},
+                   end_of_text, heads=HEADS)
+
+
+# Trained parts of systems, here with random parameters.
+HEADS = {"specdec_pp": {"num_blocks": 1}}
+
+
+def head_params():
+  features = jnp.zeros((1, config().d_model))
+  head = learned.AcceptanceHead(**HEADS["specdec_pp"])
+  return {"specdec_pp": head.init(jax.random.key(3), features)["params"]}
 
 
 def sharpen(params, factor=30.0):

@@ -92,6 +92,33 @@ class Drafter(Protocol):
     """Absorbs what was accepted; keeps structure, shapes and dtypes."""
 
 
+class Controller(Protocol):
+  """How many tokens of a chain are drafted in a round, row by row.
+
+  A decision may look at what was drafted so far, never at what would be drawn
+  next: then no rule becomes inexact. State is a pytree with a leading batch
+  axis; it lives in the drafter's state and survives the round.
+
+  Attributes:
+    taps: features of the draft model that it reads.
+  """
+
+  taps: tuple[Any, ...]
+
+  def init(self, batch: int) -> Any:
+    """The state before any round."""
+
+  def begin(self, state: Any, keys: jax.Array, length: jax.Array) -> Any:
+    """Before a round; `keys` are `key[B]`, `length` the text's `i32[B]`."""
+
+  def proceed(self, params: Any, state: Any, drafted: types.Drafted
+              ) -> tuple[jax.Array, Any]:
+    """`bool[B]`, whether to draft one more token; called after each."""
+
+  def update(self, state: Any, checked: types.Checked) -> Any:
+    """After a round; rows that took no part are left alone by the caller."""
+
+
 class Verifier(Protocol):
   """A token rule: the law of the emitted token, given the drafts.
 

@@ -27,6 +27,7 @@ class Role(enum.IntEnum):
 
   EMIT = 0  # the one draw that decides the emitted token
   DRAFT = 1  # everything a drafter draws
+  CONTROL = 2  # how many tokens are drafted
 
 
 # How the children of a node were drawn. "greedy": the K - 1 most likely tokens
@@ -175,6 +176,39 @@ class Params:
 
   target: Any
   drafter: Any = None
+
+
+@struct.dataclass
+class Drafted:
+  """What a controller may look at once a token of a chain is drawn.
+
+  Attributes:
+    index: `i32[]`, tokens drafted before it in this round.
+    confidence: `f32[B]`, its probability under the draft at temperature 1.
+    features: the draft model's taps by name, `[B, E]`, at the token *before*
+      it, from the forward pass that gave its law.
+  """
+
+  index: jax.Array
+  confidence: jax.Array
+  features: dict[Any, jax.Array]
+
+
+@struct.dataclass
+class Checked:
+  """What a controller learns after a round.
+
+  Attributes:
+    drafted: `i32[B]`, at least 1.
+    accepted: `i32[B]`, of them, before the first that was not.
+    is_full: `bool[B]`, whether no more could have been drafted.
+    is_active: `bool[B]`, whether the row took part in the round.
+  """
+
+  drafted: jax.Array
+  accepted: jax.Array
+  is_full: jax.Array
+  is_active: jax.Array
 
 
 @struct.dataclass

@@ -153,7 +153,8 @@ class Forwards:
       for call in target:
         self._fns.setdefault(call, _timed_call(call, params.target))
       for call in draft:
-        self._fns.setdefault(call, _timed_call(call, params.drafter))
+        self._fns.setdefault(call, _timed_call(
+            call, system.drafter.model_params(params.drafter)))
       if not draft and system.drafter.depth:
         self._fns[name] = _timed_proposal(system, params, state)
     for fn in self._fns.values():

@@ -139,12 +139,40 @@ class Windows:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Rows:
+  """Batches of given rows.
+
+  Attributes:
+    rows: `u16[n, length]`, shuffled anew each epoch.
+    batch: rows per batch, at most n.
+    seed: of the shuffle.
+  """
+
+  rows: np.ndarray
+  batch: int
+  seed: int = 0
+
+  def __post_init__(self):
+    if len(self.rows) < self.batch:
+      raise ValueError(
+          f"{len(self.rows)} rows, expected at least a batch of {self.batch}.")
+
+  def __call__(self, step: int) -> np.ndarray:
+    """The batch of a step, `i32[batch, length]`."""
+    epoch, index = divmod(step, len(self.rows) // self.batch)
+    order = np.random.default_rng((self.seed, epoch)).permutation(
+        len(self.rows))
+    chosen = order[index * self.batch:(index + 1) * self.batch]
+    return self.rows[chosen].astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Mixed:
   """Batches that are half corpus, half given rows.
 
   Attributes:
     corpus: gives the first half of each batch.
-    rows: `u16[n, length]`, shuffled anew each epoch.
+    rows: see `Rows`.
     seed: of the shuffle.
   """
 
@@ -155,10 +183,7 @@ class Mixed:
   def __call__(self, step: int) -> np.ndarray:
     """The batch of a step, `i32[batch, length]`."""
     half = self.corpus.batch // 2
-    epoch, index = divmod(step, len(self.rows) // half)
-    order = np.random.default_rng((self.seed, epoch)).permutation(
-        len(self.rows))
-    own = self.rows[order[index * half:(index + 1) * half]].astype(np.int32)
+    own = Rows(self.rows, half, self.seed)(step)
     return np.concatenate([self.corpus(step)[half:], own])
 
 

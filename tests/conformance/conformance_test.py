@@ -182,8 +182,9 @@ def test_caches_equal_recompute(name, kind):
   if isinstance(drafts, dense.DenseCache) and hasattr(system.drafter, "model"):
     assert (drafts.length <= state.length - 1).all()
     assert (drafts.length >= state.length - 2).all()
-    assert_cache_holds(
-        drafts, system.drafter.model, params.drafter, state.tokens)
+    assert_cache_holds(drafts, system.drafter.model,
+                       system.drafter.model_params(params.drafter),
+                       state.tokens)
 
 
 @pytest.mark.parametrize("name", NAMES)
