@@ -157,6 +157,18 @@ def _kernel(start_ref, end_ref, table_ref, queries_ref, meta_ref,
   plgpu.copy_gmem_to_smem(meta_ref.at[row, :, rows], meta_tile, arrived)
   plgpu.barrier_wait(arrived)
 
+  def block_begins(step):
+    wanted = first_slot(step)
+    return wanted if is_paged else jnp.minimum(
+        wanted, keys_ref.shape[2] - _BLOCK)
+
+  def clear_beyond_end(step, slot):
+    shape = (_BLOCK, size)
+    slots = block_begins(step) + tools.iota(shape, 0)
+    values = tools.load_tile(values_tiles, slot)
+    values_tiles[slot] = jnp.where(slots < end, values, jnp.zeros_like(values))
+    plgpu.commit_smem()
+
   def is_seen(step):
     shape = (_TILE, _BLOCK)
     columns = tools.iota(shape, 1)
@@ -167,11 +179,8 @@ def _kernel(start_ref, end_ref, table_ref, queries_ref, meta_ref,
       words = jnp.where(lax.div(columns, layout.WORD) == i,
                         lax.broadcast_in_dim(word, shape, [0]), words)
     bits = lax.shift_right_logical(words, lax.rem(columns, layout.WORD)) & 1
-    wanted = first_slot(step)
-    begins = wanted if is_paged else jnp.minimum(
-        wanted, keys_ref.shape[2] - _BLOCK)
-    slots = begins + columns
-    in_prefix = (slots >= wanted) & (slots < end)
+    slots = block_begins(step) + columns
+    in_prefix = (slots >= first_slot(step)) & (slots < end)
     if window:
       positions = lax.broadcast_in_dim(
           tools.load_row(meta_tile, 0), shape, [0])
@@ -187,6 +196,9 @@ def _kernel(start_ref, end_ref, table_ref, queries_ref, meta_ref,
     plgpu.commit_smem()
     pl.when(ahead < num_steps)(functools.partial(fetch, ahead))
     plgpu.barrier_wait(landed.at[slot])
+    # Beyond the end may stand anything, infinities included.
+    pl.when((step >= num_fresh) & (block_begins(step) + _BLOCK > end))(
+        functools.partial(clear_beyond_end, step, slot))
     scores = tools.dot(queries_tile, keys_tiles.at[slot], transposed=True)
     if softcap:
       scores = softcap * jnp.tanh(scores / softcap)
@@ -239,9 +251,15 @@ class _Tools:
         jnp.int32, shape, axis, layout=plgpu.Layout.WGMMA)
 
   def load_row(self, ref, index):
+    return self._load(ref, index, 1)
+
+  def load_tile(self, ref, index):
+    return self._load(ref, index, 2)
+
+  def _load(self, ref, index, rank):
     if self._is_interpreted:
       return ref[index]
-    return plgpu.load(ref, (index,), layout=_layout(1))
+    return plgpu.load(ref, (index,), layout=_layout(rank))
 
   def dot(self, a_ref, b_ref, transposed=False):
     """`a @ b` or `a @ b.T`, both in shared memory, in float32."""

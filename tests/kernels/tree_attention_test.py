@@ -99,19 +99,22 @@ def test_empty_full_and_block_sized_prefixes(attend_fn):
   check(case, attend_fn, lengths=[0, 120, 64, 65])
 
 
-def test_blocks_beyond_the_length_are_not_read():
-  case = cases.Case(capacity=96, batch=2, heads=1, num_splits=3)
-  *arrays, prefix, positions = case.arrays(lengths=[20, 70])
-  options = lib.Options(num_splits=3, block=32)
-  bad = np.zeros((2, 96), bool)
-  bad[0, 32:] = bad[1, 96:] = True
-  spoil = lambda a: jnp.where(bad[:, None, :, None], jnp.nan, a)
-  spoiled = prefix.replace(keys=spoil(prefix.keys),
-                           values=spoil(prefix.values))
-  clean = on_tpu(*arrays, prefix, positions, options=options)
-  dirty = on_tpu(*arrays, spoiled, positions, options=options)
-  np.testing.assert_array_equal(clean[0], dirty[0])
-  np.testing.assert_array_equal(clean[1], dirty[1])
+def spoil(prefix, is_bad):
+  """NaN in the slots `is_bad[B, S]` of a contiguous prefix."""
+  put = lambda a: jnp.where(is_bad[:, None, :, None], jnp.nan, a)
+  return prefix.replace(keys=put(prefix.keys), values=put(prefix.values))
+
+
+@pytest.mark.parametrize("attend_fn", [on_tpu, on_gpu], ids=["tpu", "gpu"])
+def test_nothing_beyond_the_length_counts(attend_fn):
+  lengths = np.array([20, 100])
+  case = cases.Case(heads=1, capacity=128, dtype="bfloat16")
+  *arrays, prefix, positions = case.arrays(lengths)
+  attend = jax.jit(functools.partial(attend_fn, options=lib.Options()))
+  clean = attend(*arrays, prefix, positions)
+  dirty = attend(*arrays, spoil(prefix, np.arange(128) >= lengths[:, None]),
+                 positions)
+  jax.tree.map(np.testing.assert_array_equal, clean, dirty)
 
 
 def test_parts_join_to_the_whole():
