@@ -5,7 +5,7 @@ import functools
 import hypothesis
 from hypothesis import strategies as st
 import jax
-from jax.experimental.pallas import mosaic_gpu as plgpu
+from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,17 +14,10 @@ from spec_jax.kernels import tree_attention as lib
 from spec_jax.kernels import tree_attention_gpu as gpu
 from spec_jax.kernels import tree_attention_tpu as tpu
 from tests.kernels import cases
+from tests.kernels import interpreters
 from tests.kernels import lowering
 
 TOLERANCE = {"float32": 2e-5, "bfloat16": 3e-2, "float16": 4e-3}
-
-
-def _interpreter():
-  try:
-    return plgpu.InterpretGPUParams()
-  except AttributeError:  # jax 0.10 has it, but does not show it.
-    from jax._src.pallas.mosaic_gpu.interpret import params
-    return params.InterpretGPUParams()
 
 
 def check(case, attend_fn, lengths=None):
@@ -44,7 +37,7 @@ def check(case, attend_fn, lengths=None):
 
 
 on_tpu = functools.partial(tpu.attend, interpret=True)
-on_gpu = functools.partial(gpu.attend, interpret=_interpreter())
+on_gpu = functools.partial(gpu.attend, interpret=interpreters.InterpretGPUParams())
 
 ragged = st.builds(
     cases.Case,
@@ -115,6 +108,31 @@ def test_nothing_beyond_the_length_counts(attend_fn):
   dirty = attend(*arrays, spoil(prefix, np.arange(128) >= lengths[:, None]),
                  positions)
   jax.tree.map(np.testing.assert_array_equal, clean, dirty)
+
+
+STRICT = {"tpu": functools.partial(tpu.attend,
+                                    interpret=pltpu.InterpretParams()),
+          "gpu": on_gpu}
+
+
+@pytest.mark.parametrize("platform", sorted(STRICT))
+def test_blocks_beyond_the_length_are_not_read(platform):
+  case = cases.Case(heads=1, capacity=192, page=64, dtype="bfloat16",
+                    num_splits=2)
+  lengths = np.array([64, 70])
+  *arrays, prefix, positions = case.arrays(lengths)
+  attend = jax.jit(functools.partial(STRICT[platform], options=case.options))
+  clean = attend(*arrays, prefix, positions)
+  # Reading a page that does not exist is an error of the interpreters.
+  unused = np.arange(3) * 64 >= lengths[:, None]
+  nowhere = prefix.replace(table=jnp.where(unused, 10 ** 6, prefix.table))
+  jax.tree.map(np.testing.assert_array_equal, clean,
+               attend(*arrays, nowhere, positions))
+  used = prefix.replace(table=jnp.where(unused, prefix.table, 10 ** 6))
+  with pytest.raises(Exception, match="[Oo]ut.of.bounds"):
+    jax.block_until_ready(attend(*arrays, used, positions))
+  pltpu.reset_tpu_interpret_mode_state()
+  interpreters.reset()
 
 
 def test_parts_join_to_the_whole():
