@@ -37,7 +37,8 @@ def check(case, attend_fn, lengths=None):
 
 
 on_tpu = functools.partial(tpu.attend, interpret=True)
-on_gpu = functools.partial(gpu.attend, interpret=interpreters.InterpretGPUParams())
+on_gpu = functools.partial(
+    gpu.attend, interpret=interpreters.InterpretGPUParams())
 
 ragged = st.builds(
     cases.Case,
