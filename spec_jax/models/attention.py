@@ -9,8 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-# Finite, so that a row whose every key is masked yields a mean instead of NaN.
-_MASKED = -1e30
+from spec_jax.kernels import tree_attention
 
 
 def rope_frequencies(head_dim, theta, scaling) -> jax.Array:
@@ -42,21 +41,16 @@ def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
   return rotated.astype(x.dtype)
 
 
-def _scores(queries, keys, mask, softcap):
-  scores = jnp.einsum(
-      "bktgc,bksc->bktgs", queries, keys, preferred_element_type=jnp.float32)
-  if softcap:
-    scores = softcap * jnp.tanh(scores / softcap)
-  return jnp.where(mask[:, None, :, None, :], scores, _MASKED)
-
-
 def two_segment_attention(
     queries: jax.Array,
     fresh_keys: jax.Array,
     fresh_values: jax.Array,
     fresh_mask: jax.Array,
-    prefix: tuple[jax.Array, jax.Array, jax.Array] | None = None,
+    prefix: tree_attention.Prefix | None,
+    positions: jax.Array,
+    window: int = 0,
     softcap: float = 0.0,
+    backend: str = "auto",
 ) -> jax.Array:
   """One softmax over the prefix and the fresh tokens together.
 
@@ -65,25 +59,21 @@ def two_segment_attention(
     fresh_keys: `[B, K, F, C]`.
     fresh_values: `[B, K, F, C]`.
     fresh_mask: `bool[B, T, F]`, True where a query may look.
-    prefix: committed keys and values `[B, K, S, C]` and `bool[B, T, S]`.
+    prefix: committed keys and values, or None.
+    positions: `i32[B, T]` of the queries.
+    window: a query sees a slot of the prefix iff it is less than this many
+      tokens away; 0 = unlimited.
     softcap: tanh cap on the scores, 0 for none.
+    backend: who computes, see `kernels.backend.BACKENDS`.
 
   Returns:
     `[B, K, T, G, C]` in the dtype of `queries`.
   """
   chex.assert_rank([queries, fresh_keys, fresh_values, fresh_mask],
                    [5, 4, 4, 3])
-  segments = [(fresh_keys, fresh_values, fresh_mask)]
-  if prefix is not None:
-    segments.append(prefix)
-  scores = [_scores(queries, keys, mask, softcap) for keys, _, mask in segments]
-  top = scores[0].max(-1)
-  for score in scores[1:]:
-    top = jnp.maximum(top, score.max(-1))
-  weights = [jnp.exp(score - top[..., None]) for score in scores]
-  total = sum(weight.sum(-1) for weight in weights)
-  outputs = sum(
-      jnp.einsum("bktgs,bksc->bktgc", weight.astype(values.dtype), values,
-                 preferred_element_type=jnp.float32)
-      for weight, (_, values, _) in zip(weights, segments))
-  return (outputs / total[..., None]).astype(queries.dtype)
+  if prefix is None:
+    fresh = (fresh_keys, fresh_values, fresh_mask)
+    return tree_attention.attend_segments(queries, [fresh], softcap)[0]
+  return tree_attention.tree_attention(
+      queries, fresh_keys, fresh_values, fresh_mask, prefix, positions,
+      tree_attention.Options(window, softcap), backend)[0]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from spec_jax.core import types
+from spec_jax.kernels import backend as backend_lib
 from spec_jax.models import config as config_lib
 from spec_jax.models import decoder
 
@@ -36,6 +37,19 @@ class LinenModel:
   @property
   def vocab_size(self) -> int:
     return self.config.vocab_size
+
+  def with_backend(self, backend: str) -> "LinenModel":
+    """The same model, its attention computed by "auto", "pallas" or "xla".
+
+    Raises:
+      ValueError: no such backend, or the module does not let one choose.
+    """
+    backend_lib.check(backend)
+    if not hasattr(self.module, "backend"):
+      raise ValueError(
+          f"backend={backend!r}: a {type(self.module).__name__} has no field"
+          " `backend`, expected a module such as models.decoder.Decoder.")
+    return dataclasses.replace(self, module=self.module.clone(backend=backend))
 
   def init(self, key: jax.Array) -> Any:
     """Random parameters; the key is consumed."""

@@ -5,12 +5,14 @@ weights out of the stack (on CPU that doubles the bytes moved per token).
 """
 
 import functools
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from spec_jax.core import types
+from spec_jax.kernels import tree_attention
 from spec_jax.models import attention
 from spec_jax.models import config as config_lib
 from spec_jax.models import products
@@ -90,9 +92,10 @@ class Attention(nn.Module):
 
   config: config_lib.DecoderConfig
   dtype: jnp.dtype
+  backend: str
 
   @nn.compact
-  def __call__(self, x, angles, fresh_mask, prefix, past):
+  def __call__(self, x, angles, scope, past):
     c = self.config
     heads, groups, size = c.num_kv_heads, c.num_groups, c.head_dim
     qkv = Linear((c.d_model,), (heads, groups + 2, size), c.qkv_bias,
@@ -114,7 +117,8 @@ class Attention(nn.Module):
       all_values = jnp.concatenate(
           [past[1].astype(values.dtype), values], axis=2)
     mixed = attention.two_segment_attention(
-        queries, all_keys, all_values, fresh_mask, prefix, c.attn_softcap)
+        queries, all_keys, all_values, scope.fresh_mask, scope.prefix,
+        scope.positions, scope.window, c.attn_softcap, self.backend)
     out = Linear((heads, groups, size), (c.d_model,), c.out_bias, self.dtype,
                  1.0 / c.num_layers, name="out")(mixed.swapaxes(1, 2))
     return out, keys, values
@@ -143,6 +147,7 @@ class Block(nn.Module):
 
   config: config_lib.DecoderConfig
   dtype: jnp.dtype
+  backend: str
 
   def setup(self):
     c = self.config
@@ -150,12 +155,11 @@ class Block(nn.Module):
     self.attn_norm, self.mlp_norm = norm(), norm()
     if c.post_norms:
       self.attn_post_norm, self.mlp_post_norm = norm(), norm()
-    self.attn = Attention(c, self.dtype)
+    self.attn = Attention(c, self.dtype, self.backend)
     self.mlp = FeedForward(c, self.dtype)
 
-  def attend(self, x, angles, fresh_mask, prefix, past):
-    out, keys, values = self.attn(
-        self.attn_norm(x), angles, fresh_mask, prefix, past)
+  def attend(self, x, angles, scope, past):
+    out, keys, values = self.attn(self.attn_norm(x), angles, scope, past)
     if self.config.post_norms:
       out = self.attn_post_norm(out)
     return x + out, keys, values
@@ -166,16 +170,16 @@ class Block(nn.Module):
       out = self.mlp_post_norm(out)
     return x + out
 
-  def __call__(self, x, angles, fresh_mask, prefix, past, gate):
+  def __call__(self, x, angles, scope, past, gate):
     if gate is None or self.is_initializing():
-      x, keys, values = self.attend(x, angles, fresh_mask, prefix, past)
+      x, keys, values = self.attend(x, angles, scope, past)
       return self.feed(x), keys, values
     c = self.config
     shape = (x.shape[0], c.num_kv_heads, x.shape[1], c.head_dim)
     skipped = jnp.zeros(shape, self.dtype)
     x, keys, values = nn.cond(
         gate[0],
-        lambda m, x: m.attend(x, angles, fresh_mask, prefix, past),
+        lambda m, x: m.attend(x, angles, scope, past),
         lambda m, x: (x, skipped, skipped), self, x)
     x = nn.cond(gate[1], lambda m, x: m.feed(x), lambda m, x: x, self, x)
     return x, keys, values
@@ -189,6 +193,7 @@ class Decoder(nn.Module):
 
   config: config_lib.DecoderConfig
   dtype: jnp.dtype = jnp.float32
+  backend: str = "auto"  # Of attention, see `kernels.backend.BACKENDS`.
 
   def setup(self):
     c = self.config
@@ -199,7 +204,8 @@ class Decoder(nn.Module):
       self.position_embedding = self.param(
           "position_embedding", init,
           (c.max_positions + c.position_offset, c.d_model), jnp.float32)
-    self.layers = [Block(c, self.dtype) for _ in range(c.num_layers)]
+    self.layers = [Block(c, self.dtype, self.backend)
+                   for _ in range(c.num_layers)]
     self.final_norm = Norm(c.norm, c.norm_eps)
     if not c.tie_embeddings:
       self.head = self.param("head", init, (c.vocab_size, c.d_model),
@@ -216,12 +222,11 @@ class Decoder(nn.Module):
     angles = self._angles(positions)
     features = {0: x} if 0 in taps else {}
     keys, values = [], []
-    masks = _Masks(positions, mask, cache, past)
+    masks = _FreshMasks(positions, mask, past)
     for i, layer in enumerate(self.layers):
-      prefix = None if cache is None else (
-          *cache.view(i), masks.prefix(c.window(i)))
       x, k, v = layer(
-          x, angles, masks.fresh(c.window(i)), prefix,
+          x, angles, _Scope(masks.get(c.window(i)), _prefix(cache, i),
+                            positions, c.window(i)),
           None if past is None else (past.k[i], past.v[i]),
           None if gates is None else gates[i])
       keys.append(k)
@@ -266,31 +271,34 @@ class Decoder(nn.Module):
         positions[..., None].astype(jnp.float32))
 
 
-class _Masks:
+class _Scope(NamedTuple):
+  """What the fresh tokens of a layer may look at."""
+
+  fresh_mask: jax.Array
+  prefix: tree_attention.Prefix | None
+  positions: jax.Array
+  window: int
+
+
+def _prefix(cache, layer):
+  if cache is None:
+    return None
+  keys, values, *table = cache.view(layer)
+  return tree_attention.Prefix(keys, values, cache.length, *table)
+
+
+class _FreshMasks:
   """Who sees whom, per sliding window; each mask is built once."""
 
-  def __init__(self, positions, mask, cache, past):
-    self._positions, self._mask = positions, mask
-    self._cache, self._past = cache, past
-    self._prefix, self._fresh = {}, {}
+  def __init__(self, positions, mask, past):
+    self._positions, self._past = positions, past
+    self._masks = {0: mask}
 
-  def prefix(self, window):
-    if window not in self._prefix:
-      slots = jnp.arange(self._cache.capacity)
-      seen = slots[None, None, :] < self._cache.length[:, None, None]
-      if window:
-        seen &= self._positions[:, :, None] - slots[None, None, :] < window
-      self._prefix[window] = jnp.broadcast_to(
-          seen, self._positions.shape + slots.shape)
-    return self._prefix[window]
-
-  def fresh(self, window):
-    if not window:
-      return self._mask
-    if window not in self._fresh:
+  def get(self, window):
+    if window not in self._masks:
       keys = self._positions
       if self._past is not None:
         keys = jnp.concatenate([self._past.positions, keys], axis=1)
       distance = self._positions[:, :, None] - keys[:, None, :]
-      self._fresh[window] = self._mask & (distance < window)
-    return self._fresh[window]
+      self._masks[window] = self._masks[0] & (distance < window)
+    return self._masks[window]

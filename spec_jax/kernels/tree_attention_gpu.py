@@ -1,0 +1,299 @@
+"""Tree attention on a Hopper GPU (Pallas, Mosaic GPU).
+
+A program is one warp group: one tile of query rows against one part of what
+one key/value head of one row sees. The parts of a row are cut at run time, by
+its length, so that ragged rows keep all multiprocessors equally busy. Blocks
+of keys and values arrive asynchronously, several ahead of their use; fresh
+keys are the first blocks of the first part. No block beyond a row's length is
+touched.
+
+The fused products need 16-bit operands in tiles of 64 rows.
+"""
+
+import functools
+
+import jax
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+import jax.numpy as jnp
+
+from spec_jax.kernels import attention_layout as layout
+
+_TILE = 64  # Query rows of a program: the smallest product of a warp group.
+_BLOCK = 64  # Keys per step.
+_WIDEST = 128  # Columns of one product of weights with values.
+_SHARED = 200 * 1024  # Bytes of shared memory of a program, of 227 KiB.
+_PROCESSORS = 132  # An H100's; a program each is one full wave.
+_MOST_ROWS, _MOST_FRESH = 1024, 512
+_DTYPES = ("bfloat16", "float16")
+
+
+def supports(queries, fresh_keys, prefix) -> bool:
+  """Whether the kernel takes these shapes and types."""
+  rows = queries.shape[2] * queries.shape[3]
+  slots, size = prefix.keys.shape[2:]
+  fits = (slots >= _BLOCK if prefix.table is None
+          else slots % 8 == 0 and _BLOCK % min(slots, _BLOCK) == 0
+          and slots % min(slots, _BLOCK) == 0)
+  return (queries.dtype.name in _DTYPES
+          and prefix.keys.dtype == fresh_keys.dtype == queries.dtype
+          and rows <= _MOST_ROWS and fresh_keys.shape[2] <= _MOST_FRESH
+          and 16 <= size <= 256 and size % 16 == 0 and fits)
+
+
+def attend(queries, fresh_keys, fresh_values, fresh_mask, prefix, positions,
+           options, interpret=None):
+  """See `tree_attention.tree_attention`.
+
+  `interpret`: parameters of the GPU interpreter, to run on a CPU.
+  """
+  batch, heads, num_queries, groups, size = queries.shape
+  num_tiles = pl.cdiv(num_queries * groups, _TILE)
+  num_rows = num_tiles * _TILE
+  fresh_keys, fresh_values = (
+      layout.pad_keys(a, _BLOCK) for a in (fresh_keys, fresh_values))
+  start, end = layout.visible_range(prefix, positions, options.window)
+  is_paged = prefix.table is not None
+  page = prefix.keys.shape[2] if is_paged else _BLOCK
+  table = prefix.table if is_paged else jnp.zeros((1, 1), jnp.int32)
+  meta = jnp.concatenate(
+      [positions.astype(jnp.int32)[..., None],
+       layout.pack_mask(fresh_mask, fresh_keys.shape[2])], axis=-1)
+  meta = layout.repeat_rows(meta, groups, num_rows).swapaxes(1, 2)
+  num_parts = options.num_splits or _num_parts(
+      prefix.capacity, num_tiles * heads * batch)
+  chunk = min(page, _BLOCK)
+  dtype = queries.dtype
+  tiles = functools.partial(_tiles, size)
+  num_stages = _num_stages(size)
+  part_shape = (batch, heads, num_parts, num_rows)
+  kernel = plgpu.kernel(
+      functools.partial(
+          _kernel, page=page, chunk=chunk, is_paged=is_paged,
+          window=options.window, softcap=options.softcap,
+          tools=_Tools(interpret is not None)),
+      out_type=[jax.ShapeDtypeStruct(part_shape + (size,), jnp.float32),
+                jax.ShapeDtypeStruct(part_shape, jnp.float32)],
+      grid=(batch, heads, num_parts, num_tiles),
+      grid_names=("row", "head", "part", "tile"),
+      scratch_types=[
+          plgpu.SMEM((_TILE, size), dtype, transforms=tiles()),
+          plgpu.SMEM((num_stages, _BLOCK, size), dtype, transforms=tiles()),
+          plgpu.SMEM((num_stages, _BLOCK, size), dtype, transforms=tiles()),
+          plgpu.SMEM((_TILE, _BLOCK), dtype, transforms=tiles()),
+          plgpu.SMEM((meta.shape[1], _TILE), jnp.int32),
+          plgpu.Barrier(num_arrivals=2),
+          plgpu.Barrier(num_arrivals=2 * (_BLOCK // chunk),
+                        num_barriers=num_stages)],
+      compiler_params=plgpu.CompilerParams(approx_math=True),
+      interpret=interpret if interpret is not None else False,
+      kernel_name="tree_attention")
+  out, log_sums = kernel(
+      start, end, table, layout.flatten_queries(queries, num_rows), meta,
+      fresh_keys, fresh_values, prefix.keys, prefix.values)
+  return layout.unflatten(*layout.join(out, log_sums), queries)
+
+
+def _kernel(start_ref, end_ref, table_ref, queries_ref, meta_ref,
+            fresh_keys_ref, fresh_values_ref, keys_ref, values_ref, out_ref,
+            log_sums_ref, queries_tile, keys_tiles, values_tiles, weights_tile,
+            meta_tile, arrived, landed, *, page, chunk, is_paged, window,
+            softcap, tools):
+  row, head, part, tile = (
+      lax.axis_index(name) for name in ("row", "head", "part", "tile"))
+  num_stages, _, size = keys_tiles.shape
+  start, end = start_ref[row], end_ref[row]
+  num_words = meta_tile.shape[0] - 1
+  # The visible blocks, cut evenly; fresh blocks stand before those of part 0.
+  first = lax.div(start, jnp.int32(_BLOCK))
+  count = pl.cdiv(end, jnp.int32(_BLOCK)) - first
+  share = pl.cdiv(jnp.maximum(count, 0), jnp.int32(log_sums_ref.shape[2]))
+  begin = first + part * share
+  num_fresh = jnp.where(part == 0, fresh_keys_ref.shape[2] // _BLOCK, 0)
+  num_steps = num_fresh + jnp.clip(first + count - begin, 0, share)
+
+  def first_slot(step):
+    return (begin + step - num_fresh) * _BLOCK
+
+  def fetch(step):
+    for offset in range(0, _BLOCK, chunk):
+      fetch_chunk(step, offset)
+
+  def fetch_chunk(step, offset):
+    slot = lax.rem(step, jnp.int32(num_stages))
+
+    def copy(source, target, at):
+      plgpu.copy_gmem_to_smem(
+          source.at[at], target.at[slot, pl.ds(offset, chunk)],
+          landed.at[slot])
+
+    @pl.when(step < num_fresh)
+    def _():
+      at = (row, head, pl.ds(step * _BLOCK + offset, chunk))
+      copy(fresh_keys_ref, keys_tiles, at)
+      copy(fresh_values_ref, values_tiles, at)
+
+    @pl.when(step >= num_fresh)
+    def _():
+      begins = first_slot(step) + offset
+      if is_paged:
+        # Chunks past the end repeat the last one in use; they are masked.
+        begins = jnp.minimum(begins, lax.div(end - 1, chunk) * chunk)
+        at = (table_ref[row, lax.div(begins, page)], head,
+              pl.ds(lax.rem(begins, page), chunk))
+      else:
+        # The last block is moved back rather than read past the buffer.
+        at = (row, head, pl.ds(
+            jnp.minimum(begins, keys_ref.shape[2] - chunk), chunk))
+      copy(keys_ref, keys_tiles, at)
+      copy(values_ref, values_tiles, at)
+
+  for step in range(num_stages - 1):
+    pl.when(step < num_steps)(functools.partial(fetch, jnp.int32(step)))
+  rows = pl.ds(tile * _TILE, _TILE)
+  plgpu.copy_gmem_to_smem(
+      queries_ref.at[row, head, rows], queries_tile, arrived)
+  plgpu.copy_gmem_to_smem(meta_ref.at[row, :, rows], meta_tile, arrived)
+  plgpu.barrier_wait(arrived)
+
+  def block_begins(step):
+    wanted = first_slot(step)
+    return wanted if is_paged else jnp.minimum(
+        wanted, keys_ref.shape[2] - _BLOCK)
+
+  def clear_beyond_end(step, slot):
+    shape = (_BLOCK, size)
+    slots = block_begins(step) + tools.iota(shape, 0)
+    values = tools.load_tile(values_tiles, slot)
+    values_tiles[slot] = jnp.where(slots < end, values, jnp.zeros_like(values))
+    plgpu.commit_smem()
+
+  def is_seen(step):
+    shape = (_TILE, _BLOCK)
+    columns = tools.iota(shape, 1)
+    words = jnp.zeros(shape, jnp.int32)
+    for i in range(_BLOCK // layout.WORD):
+      w = jnp.minimum(step * (_BLOCK // layout.WORD) + i, num_words - 1)
+      word = tools.load_row(meta_tile, w + 1)
+      words = jnp.where(lax.div(columns, layout.WORD) == i,
+                        lax.broadcast_in_dim(word, shape, [0]), words)
+    bits = lax.shift_right_logical(words, lax.rem(columns, layout.WORD)) & 1
+    slots = block_begins(step) + columns
+    in_prefix = (slots >= first_slot(step)) & (slots < end)
+    if window:
+      positions = lax.broadcast_in_dim(
+          tools.load_row(meta_tile, 0), shape, [0])
+      in_prefix &= positions - slots < window
+    is_fresh = jnp.broadcast_to(step < num_fresh, shape)
+    return (is_fresh & (bits != 0)) | (~is_fresh & in_prefix)
+
+  def absorb(step, carry):
+    top, total, mixed = carry
+    slot = lax.rem(step, jnp.int32(num_stages))
+    ahead = step + num_stages - 1
+    # All four warps are done with the oldest stage before it is refilled.
+    plgpu.commit_smem()
+    pl.when(ahead < num_steps)(functools.partial(fetch, ahead))
+    plgpu.barrier_wait(landed.at[slot])
+    # Beyond the end may stand anything, infinities included.
+    pl.when((step >= num_fresh) & (block_begins(step) + _BLOCK > end))(
+        functools.partial(clear_beyond_end, step, slot))
+    scores = tools.dot(queries_tile, keys_tiles.at[slot], transposed=True)
+    if softcap:
+      scores = softcap * jnp.tanh(scores / softcap)
+    seen = is_seen(step)
+    scores = jnp.where(seen, scores, layout.MASKED)
+    new_top = jnp.maximum(top, scores.max(axis=1))
+    fade = jnp.exp(top - new_top)
+    weights = jnp.exp(scores - lax.broadcast_in_dim(
+        new_top, scores.shape, [0]))
+    weights = jnp.where(seen, weights, 0.0)
+    weights_tile[...] = weights.astype(weights_tile.dtype)
+    plgpu.commit_smem()
+    total = total * fade + weights.sum(axis=1)
+    mixed = tuple(
+        old * lax.broadcast_in_dim(fade, old.shape, [0])
+        + tools.dot(weights_tile, values_tiles.at[slot, :, columns])
+        for old, columns in zip(mixed, halves))
+    return new_top, total, mixed
+
+  # Sum and summand together must fit into the registers.
+  halves = [pl.ds(at, min(_WIDEST, size - at))
+            for at in range(0, size, _WIDEST)]
+  top, total, mixed = lax.fori_loop(0, num_steps, absorb, (
+      tools.full((_TILE,), layout.MASKED), tools.full((_TILE,), 0.0),
+      tuple(tools.full((_TILE, half.size), 0.0) for half in halves)))
+  safe = jnp.where(total > 0, total, 1.0)
+  log_sums = jnp.where(total > 0, top + jnp.log(safe), layout.MASKED)
+  for columns, half in zip(halves, mixed):
+    out_ref[row, head, part, rows, columns] = half / lax.broadcast_in_dim(
+        safe, half.shape, [0])
+  log_sums_ref[row, head, part, rows] = log_sums
+
+
+class _Tools:
+  """What the hardware wants told about registers, and the interpreter not."""
+
+  def __init__(self, is_interpreted: bool):
+    self._is_interpreted = is_interpreted
+
+  def full(self, shape, value):
+    filled = jnp.full(shape, value, jnp.float32)
+    if self._is_interpreted:
+      return filled
+    return plgpu.layout_cast(filled, _layout(len(shape)))
+
+  def iota(self, shape, axis):
+    if self._is_interpreted:
+      return lax.broadcasted_iota(jnp.int32, shape, axis)
+    return plgpu.broadcasted_iota(
+        jnp.int32, shape, axis, layout=plgpu.Layout.WGMMA)
+
+  def load_row(self, ref, index):
+    return self._load(ref, index, 1)
+
+  def load_tile(self, ref, index):
+    return self._load(ref, index, 2)
+
+  def _load(self, ref, index, rank):
+    if self._is_interpreted:
+      return ref[index]
+    return plgpu.load(ref, (index,), layout=_layout(rank))
+
+  def dot(self, a_ref, b_ref, transposed=False):
+    """`a @ b` or `a @ b.T`, both in shared memory, in float32."""
+    if self._is_interpreted:  # Its product takes no transposed operand.
+      return lax.dot_general(
+          a_ref[...], b_ref[...], (((1,), (1 if transposed else 0,)), ((), ())),
+          preferred_element_type=jnp.float32)
+    b_ref = plgpu.transpose_ref(b_ref, (1, 0)) if transposed else b_ref
+
+    def multiply(sum_ref):
+      plgpu.wgmma(sum_ref, a_ref, b_ref)
+      return sum_ref[...]
+
+    shape = (a_ref.shape[0], b_ref.shape[1])
+    return pl.run_scoped(multiply, plgpu.ACC(shape, jnp.float32))
+
+
+def _layout(rank: int):
+  wide = plgpu.Layout.WGMMA
+  return wide if rank == 2 else wide.reduce(1)
+
+
+def _tiles(size: int):
+  """How shared memory is tiled and swizzled for 16-bit rows of `size`."""
+  width = next(width for width in (64, 32, 16) if size % width == 0)
+  return (plgpu.TilingTransform((8, width)), plgpu.SwizzleTransform(2 * width))
+
+
+def _num_stages(size: int) -> int:
+  fixed = 2 * (_TILE * size + _TILE * _BLOCK)
+  return max(2, min(4, (_SHARED - fixed) // (4 * _BLOCK * size)))
+
+
+def _num_parts(capacity: int, num_programs: int) -> int:
+  """Enough parts for a program per processor, none of fewer than 4 blocks."""
+  wanted = max(1, _PROCESSORS // num_programs)
+  return max(1, min(wanted, capacity // (4 * _BLOCK)))

@@ -1,0 +1,205 @@
+"""Tree attention: reference and kernels against an oracle in float64."""
+
+import functools
+
+import hypothesis
+from hypothesis import strategies as st
+import jax
+from jax.experimental.pallas import tpu as pltpu
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spec_jax.kernels import tree_attention as lib
+from spec_jax.kernels import tree_attention_gpu as gpu
+from spec_jax.kernels import tree_attention_tpu as tpu
+from tests.kernels import cases
+from tests.kernels import interpreters
+from tests.kernels import lowering
+
+TOLERANCE = {"float32": 2e-5, "bfloat16": 3e-2, "float16": 4e-3}
+
+
+def check(case, attend_fn, lengths=None):
+  arrays = case.arrays(lengths)
+  out, log_sums = jax.jit(functools.partial(
+      attend_fn, options=case.options))(*arrays)
+  assert out.dtype == arrays[0].dtype and log_sums.dtype == jnp.float32
+  expected, expected_sums = cases.oracle(case, *arrays)
+  seen = np.isfinite(expected_sums)
+  assert np.isfinite(np.asarray(out, np.float32)).all()
+  assert (np.asarray(log_sums)[~seen] <= lib.MASKED / 2).all()
+  tolerance = TOLERANCE[case.dtype]
+  np.testing.assert_allclose(np.asarray(out, np.float64)[seen], expected[seen],
+                             rtol=tolerance, atol=tolerance)
+  np.testing.assert_allclose(np.asarray(log_sums)[seen], expected_sums[seen],
+                             rtol=1e-5, atol=2e-5)
+
+
+on_tpu = functools.partial(tpu.attend, interpret=True)
+on_gpu = functools.partial(
+    gpu.attend, interpret=interpreters.InterpretGPUParams())
+
+ragged = st.builds(
+    cases.Case,
+    batch=st.just(3),
+    groups=st.sampled_from([1, 3]),
+    size=st.sampled_from([8, 80]),
+    num_nodes=st.sampled_from([1, 7]),
+    num_past=st.sampled_from([0, 31]),
+    capacity=st.just(96),
+    page=st.sampled_from([None, 16, 32]),
+    window=st.sampled_from([0, 7, 40]),
+    softcap=st.sampled_from([0.0, 2.0]),
+    num_splits=st.sampled_from([None, 2, 3]),
+    dtype=st.sampled_from(["float32", "bfloat16"]),
+    seed=st.integers(0, 99))
+few = hypothesis.settings(max_examples=5, deadline=None, derandomize=True,
+                          database=None)
+
+
+@few
+@hypothesis.given(ragged)
+def test_reference_equals_oracle(case):
+  check(case, lib.reference)
+
+
+@few
+@hypothesis.given(ragged)
+def test_tpu_kernel_equals_oracle(case):
+  check(case, on_tpu)
+
+
+# The GPU's tiles are larger: 64 keys a step, 16 bits.
+GPU_CASES = [
+    cases.Case(size=80, capacity=96, page=32, dtype="bfloat16", window=40,
+               softcap=2.0, num_nodes=40, num_past=31, heads=1, seed=1),
+    cases.Case(size=144, capacity=128, page=64, dtype="float16", num_splits=3,
+               batch=1, heads=1, seed=2),
+]
+
+
+@pytest.mark.parametrize("case", GPU_CASES, ids=str)
+def test_gpu_kernel_equals_oracle(case):
+  assert gpu.supports(*lowering.shapes(case)[:2], lowering.shapes(case)[4])
+  check(case, on_gpu)
+
+
+@pytest.mark.parametrize("attend_fn", [lib.reference, on_tpu, on_gpu],
+                         ids=["reference", "tpu", "gpu"])
+def test_empty_full_and_block_sized_prefixes(attend_fn):
+  case = cases.Case(batch=4, heads=1, capacity=120, num_splits=2,
+                    dtype="bfloat16")
+  check(case, attend_fn, lengths=[0, 120, 64, 65])
+
+
+def spoil(prefix, is_bad):
+  """NaN in the slots `is_bad[B, S]` of a contiguous prefix."""
+  put = lambda a: jnp.where(is_bad[:, None, :, None], jnp.nan, a)
+  return prefix.replace(keys=put(prefix.keys), values=put(prefix.values))
+
+
+@pytest.mark.parametrize("attend_fn", [on_tpu, on_gpu], ids=["tpu", "gpu"])
+def test_nothing_beyond_the_length_counts(attend_fn):
+  lengths = np.array([20, 100])
+  case = cases.Case(heads=1, capacity=128, dtype="bfloat16")
+  *arrays, prefix, positions = case.arrays(lengths)
+  attend = jax.jit(functools.partial(attend_fn, options=lib.Options()))
+  clean = attend(*arrays, prefix, positions)
+  dirty = attend(*arrays, spoil(prefix, np.arange(128) >= lengths[:, None]),
+                 positions)
+  jax.tree.map(np.testing.assert_array_equal, clean, dirty)
+
+
+STRICT = {"tpu": functools.partial(tpu.attend,
+                                    interpret=pltpu.InterpretParams()),
+          "gpu": on_gpu}
+
+
+@pytest.mark.parametrize("platform", sorted(STRICT))
+def test_blocks_beyond_the_length_are_not_read(platform):
+  case = cases.Case(heads=1, capacity=192, page=64, dtype="bfloat16",
+                    num_splits=2)
+  lengths = np.array([64, 70])
+  *arrays, prefix, positions = case.arrays(lengths)
+  attend = jax.jit(functools.partial(STRICT[platform], options=case.options))
+  clean = attend(*arrays, prefix, positions)
+  # Reading a page that does not exist is an error of the interpreters.
+  unused = np.arange(3) * 64 >= lengths[:, None]
+  nowhere = prefix.replace(table=jnp.where(unused, 10 ** 6, prefix.table))
+  jax.tree.map(np.testing.assert_array_equal, clean,
+               attend(*arrays, nowhere, positions))
+  used = prefix.replace(table=jnp.where(unused, prefix.table, 10 ** 6))
+  with pytest.raises(Exception, match="[Oo]ut.of.bounds"):
+    jax.block_until_ready(attend(*arrays, used, positions))
+  pltpu.reset_tpu_interpret_mode_state()
+  interpreters.reset()
+
+
+def test_parts_join_to_the_whole():
+  case = cases.Case(size=8, capacity=64, batch=3)
+  whole = lib.reference(*case.arrays(), options=case.options)
+  parts = on_tpu(*case.arrays(), options=lib.Options(num_splits=4, block=16))
+  for a, b in zip(whole, parts):
+    np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+
+
+LOWERED = [
+    cases.Case(size=64, capacity=4096, dtype="bfloat16"),
+    cases.Case(size=80, capacity=1000, dtype="bfloat16", num_splits=3),
+    cases.Case(size=96, capacity=2048, page=16, dtype="bfloat16", window=100),
+    cases.Case(size=128, capacity=65536, num_nodes=64, groups=8,
+               dtype="bfloat16"),
+    cases.Case(size=256, capacity=2048, page=128, softcap=30.0,
+               dtype="bfloat16", num_past=64),
+]
+
+
+@pytest.mark.parametrize("case", LOWERED, ids=str)
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_lowers_to_a_kernel(platform, case):
+  text = lowering.lower(platform, functools.partial(
+      lib.tree_attention, options=case.options, backend="pallas"),
+      *lowering.shapes(case))
+  assert lowering.KERNEL[platform] in text
+
+
+def test_float32_lowers_on_a_tpu_and_falls_back_on_a_gpu():
+  case = cases.Case(size=128, capacity=1024)
+  attend = functools.partial(lib.tree_attention, backend="pallas")
+  for platform, is_kernel in (("tpu", True), ("cuda", False)):
+    text = lowering.lower(platform, attend, *lowering.shapes(case))
+    assert (lowering.KERNEL[platform] in text) == is_kernel
+
+
+def test_xla_never_lowers_to_a_kernel():
+  case = cases.Case(size=128, capacity=1024, dtype="bfloat16")
+  attend = functools.partial(lib.tree_attention, backend="xla")
+  for platform in ("tpu", "cuda"):
+    text = lowering.lower(platform, attend, *lowering.shapes(case))
+    assert lowering.KERNEL[platform] not in text
+
+
+def test_auto_is_xla_on_a_cpu_and_pallas_is_interpreted():
+  case = cases.Case(size=8, capacity=32, batch=1)
+  arrays = case.arrays()
+  asked = lib.tree_attention(*arrays, backend="pallas")
+  for a, b in zip(asked, lib.reference(*arrays)):
+    np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+  jaxpr = jax.make_jaxpr(functools.partial(
+      lib.tree_attention, backend="auto"))(*arrays)
+  assert "pallas_call" not in str(jaxpr)
+
+
+def test_odd_shapes_fall_back():
+  case = cases.Case(size=12, capacity=30, page=10, batch=1)
+  arrays = case.arrays()
+  assert not tpu.supports(*arrays[:2], arrays[4])
+  assert not gpu.supports(*arrays[:2], arrays[4])
+  check(case, functools.partial(lib.tree_attention, backend="pallas"))
+
+
+def test_unknown_backend():
+  arrays = cases.Case(size=8, capacity=32, batch=1).arrays()
+  with pytest.raises(ValueError, match="triton.*auto.*pallas.*xla"):
+    lib.tree_attention(*arrays, backend="triton")
