@@ -1,7 +1,7 @@
 """From a folder of texts to a store that a system drafts from."""
 
-import spec_jax
 from experiments import build_datastore
+import spec_jax
 from spec_jax.stores import datastore
 
 
@@ -21,11 +21,10 @@ def test_builds_and_drafts(tiny, tmp_path, capsys):
   assert build_datastore.main(flags) == 0  # It is there already.
   bundle = spec_jax.load_bundle(tiny)
   store = datastore.open_store(tmp_path / "store", bundle.target.vocab_size)
-  pattern = bundle.tokenizer.encode("names:\n")
-  (low, high), = store.find(pattern)
-  rows, lengths = store.continuations([(low, high)], len(pattern), 20, 5)
-  assert bundle.tokenizer.decode(
-      rows[0, :lengths[0]].tolist()).startswith("  print(name")
+  ids = bundle.tokenizer.encode(texts["a.py"], add_special_tokens=False)
+  places = store.find(ids[:4])
+  rows, lengths = store.continuations(places, 4, 60, 5)
+  assert rows[0, :lengths[0]].tolist() == ids[4:]
   system, params = spec_jax.build(
       "rest", bundle, datastore=str(tmp_path / "store"))
   plain = spec_jax.build("autoregressive", bundle)
