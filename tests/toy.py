@@ -1,7 +1,10 @@
 """Toy models for tests: two thin layers, a dozen tokens, ragged prompts."""
 
+import atexit
 import dataclasses
 import functools
+import shutil
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +14,7 @@ from spec_jax.controllers import learned
 from spec_jax.executors import decoding
 from spec_jax.models import config as config_lib
 from spec_jax.models import contract
+from spec_jax.stores import datastore as datastore_lib
 
 VOCAB = 12
 
@@ -87,3 +91,15 @@ def greedy_reference(model, params, prompt, max_new, capacity=64):
 @functools.cache
 def _scorer(model):
   return jax.jit(lambda params, tokens: model.score(params, tokens).logits)
+
+
+@functools.cache
+def datastore() -> str:
+  """The folder of a small corpus of toy tokens."""
+  rng = np.random.default_rng(3)
+  tokens = rng.integers(1, VOCAB, 3000).astype(np.uint16)
+  tokens[::40] = 0
+  folder = tempfile.mkdtemp(prefix="datastore")
+  datastore_lib.write(folder, tokens, VOCAB, end_of_document=0)
+  atexit.register(shutil.rmtree, folder, ignore_errors=True)
+  return folder

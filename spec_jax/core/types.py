@@ -72,6 +72,15 @@ class ModelOut:
   fresh: FreshKV
   taps: dict[Any, jax.Array]
 
+  def part(self, which: slice) -> "ModelOut":
+    """The same for some of the T tokens."""
+    cut = lambda arrays: tuple(a[:, :, which] for a in arrays)
+    fresh = FreshKV(cut(self.fresh.k), cut(self.fresh.v),
+                    self.fresh.positions[:, which])
+    logits = None if self.logits is None else self.logits[:, which]
+    return ModelOut(logits, fresh, jax.tree.map(
+        lambda a: a[:, which], self.taps))
+
 
 @struct.dataclass
 class DraftTree:
@@ -102,6 +111,43 @@ class DraftTree:
   @property
   def num_nodes(self) -> int:
     return self.tokens.shape[-1]
+
+
+@struct.dataclass
+class Riders:
+  """Tokens that share the target's forward but are no drafts.
+
+  They are never verified and never committed; nodes of the tree do not see
+  them. The committed prefix is visible to all.
+
+  Attributes:
+    tokens: `i32[B, R]`.
+    positions: `i32[B, R]`, positions in the text.
+    mask: `bool[B, R, N + R]`, True where a rider may look: at the nodes of the
+      tree, then at the riders.
+  """
+
+  tokens: jax.Array
+  positions: jax.Array
+  mask: jax.Array
+
+
+@struct.dataclass
+class HostDraft:
+  """A tree as a host store gives it, below the root; arrays of fixed shape.
+
+  Attributes:
+    tokens: `i32[B, M]`.
+    parents: `i32[B, M]`, in the numbering of the whole tree: 0 is the root, the
+      first node here is 1; smaller than the node's own number.
+    valid: `bool[B, M]`.
+    score: `f32[B]`, how much the store trusts the draft, in its own unit.
+  """
+
+  tokens: jax.Array
+  parents: jax.Array
+  valid: jax.Array
+  score: jax.Array
 
 
 @struct.dataclass
@@ -159,6 +205,7 @@ class Outcome:
     verdict: after end of text and budget were applied.
     tree: the tree that was verified.
     out: the target's forward over the tree.
+    riders: the same forward over the drafter's riders, or None.
     tokens: `i32[B, L]`, the committed text after the round.
     length: `i32[B]`, its length.
   """
@@ -168,6 +215,7 @@ class Outcome:
   out: ModelOut
   tokens: jax.Array
   length: jax.Array
+  riders: ModelOut | None = None
 
 
 @struct.dataclass

@@ -49,6 +49,15 @@ class Decoded:
   counts: counts_lib.Counts
 
 
+def check_on_device(system: system_lib.System, executor) -> None:
+  """Raises `IncompatibleParts` for a drafter with a half on the host."""
+  if system.drafter.needs.host_store:
+    raise system_lib.IncompatibleParts(
+        f"drafter {system.drafter!r} talks to a store on the host between the"
+        f" rounds, executor {executor!r} runs whole decodes on the device; use"
+        " executors.hosted.Hosted().")
+
+
 def capacity_for(prompts: Prompts, max_new_tokens,
                  capacity: int | None = None) -> int:
   """Cache slots for a batch: as asked for, or enough, rounded up.

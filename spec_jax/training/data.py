@@ -43,6 +43,32 @@ def is_heldout(relative_path: str, percent: int = 3) -> bool:
   return int.from_bytes(digest[:4], "big") % 100 < percent
 
 
+def corpus_root(folder: str | None = None) -> pathlib.Path:
+  """The folder itself; None means this interpreter's standard library."""
+  return pathlib.Path(folder or sysconfig.get_paths()["stdlib"])
+
+
+def corpus_files(folder: str | None = None, suffix: str = ".py") -> list[str]:
+  """The files of a corpus by their path below its root, sorted."""
+  root = corpus_root(folder)
+  paths = [path.relative_to(root) for path in sorted(root.rglob(f"*{suffix}"))
+           if path.is_file()]
+  return [path.as_posix() for path in paths
+          if not _SKIPPED_FOLDERS.intersection(path.parts)]
+
+
+def read_text(path: pathlib.Path) -> str:
+  """The text of a file; "" if it is blank or cannot be read as UTF-8.
+
+  The standard library ships files that are broken on purpose.
+  """
+  try:
+    text = path.read_text(encoding="utf-8")
+  except (UnicodeDecodeError, OSError):
+    return ""
+  return text if text.strip() else ""
+
+
 def read_corpus(folder: str | None = None, suffix: str = ".py") -> Corpus:
   """Reads every text file below `folder` (default: the standard library).
 
@@ -53,20 +79,14 @@ def read_corpus(folder: str | None = None, suffix: str = ".py") -> Corpus:
   Raises:
     ValueError: if no file was found.
   """
-  root = pathlib.Path(folder or sysconfig.get_paths()["stdlib"])
+  root = corpus_root(folder)
   train, heldout = [], []
-  for path in sorted(root.rglob(f"*{suffix}")):
-    relative = path.relative_to(root)
-    if _SKIPPED_FOLDERS.intersection(relative.parts):
+  for relative in corpus_files(folder, suffix):
+    text = read_text(root / relative)
+    if not text:
       continue
-    try:
-      text = path.read_text(encoding="utf-8")
-    except (UnicodeDecodeError, OSError):
-      continue  # The standard library ships files broken on purpose.
-    if not text.strip():
-      continue
-    if is_heldout(relative.as_posix()):
-      heldout.append((relative.as_posix(), text))
+    if is_heldout(relative):
+      heldout.append((relative, text))
     else:
       train.append(text)
   if not train:
