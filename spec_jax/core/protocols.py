@@ -76,8 +76,9 @@ class TargetModel(Protocol):
       embeds: `f[B, T, E]`, taken instead of the tokens' embeddings.
       taps: features to return: a layer index i (the residual stream after i
         layers, 0 = the embeddings) or "final" (after the final norm).
-      gates: `bool[M, 2]`; False skips the attention or the feed-forward
-        sub-layer of a layer, for the whole batch.
+      gates: `bool[M, 2]` for the whole batch or `bool[B, M, 2]`; False skips
+        the attention or the feed-forward sub-layer of a layer. Its time is
+        saved where it is False for every row.
       with_logits: False leaves out the output head.
     """
 
