@@ -23,8 +23,8 @@ from spec_jax.systems import registration
 from spec_jax.verifiers import matching
 
 PAPER = registry.Paper(
-    title="Speculative Decoding for Multi-Sample Inference", authors="Li et al.",
-    year=2025, arxiv="2503.05330", venue="EMNLP Findings 2025")
+    title="Speculative Decoding for Multi-Sample Inference",
+    authors="Li et al.", year=2025, arxiv="2503.05330", venue="EMNLP Findings 2025")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -170,8 +170,8 @@ def tokens_per_layer(acceptance: jax.Array, num_layers: int, max_length: int
     max_length: longest draft.
 
   Returns:
-    `f32[..., M - 1, max_length + 1]`, by exit layer and draft length 0..; length
-    0 is plain decoding.
+    `f32[..., M - 1, max_length + 1]`, by exit layer and draft length from 0;
+    length 0 is plain decoding.
   """
   lengths = jnp.arange(max_length + 1, dtype=jnp.float32)
   powers = acceptance[..., None] ** lengths.reshape(

@@ -16,10 +16,10 @@ def test_best_exit_is_that_of_the_formula():
   acceptance = rng.uniform(0, 1, (50, LAYERS - 1)).astype(np.float32)
   layer, length = del_exit.best_exit(jnp.asarray(acceptance), LAYERS, LONGEST)
   for row, rates in enumerate(acceptance):
-    value = lambda l, d, r=rates: (
-        sum(float(r[l - 1]) ** k for k in range(d + 1)) / (d * l + LAYERS))
+    value = lambda e, d, r=rates: (
+        sum(float(r[e - 1]) ** k for k in range(d + 1)) / (d * e + LAYERS))
     found = value(int(layer[row]), int(length[row]))
-    best = max(value(l, d) for l in range(1, LAYERS)
+    best = max(value(e, d) for e in range(1, LAYERS)
                for d in range(LONGEST + 1))
     assert found == pytest.approx(best, rel=1e-5)
 
