@@ -2,7 +2,7 @@
 
 Zhang et al. 2023, arXiv:2309.08168, Sec. 3.2 (layer selection) ->
 `experiments.search_layers`, Sec. 3.3 (adaptive draft exiting) ->
-`AdaptiveExit`, Algorithm 1 -> the system. The skipped sub-layers are found once
+`controllers.threshold`, Algorithm 1 -> the system. The skipped sub-layers are found once
 per model; without a found set about the published shares of them (three fifths
 of the attention, a quarter of the feed-forward) are left out, evenly.
 Departures: drafts are drawn from the law that the rule is shown (the published
@@ -13,12 +13,13 @@ prompts, so that a text depends on its prompt alone; it is kept in [0, 1].
 
 import dataclasses
 
-from flax import struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spec_jax.controllers import threshold as threshold_lib
 from spec_jax.core import registry
+from spec_jax.core import types
 from spec_jax.drafters import self_draft
 from spec_jax.systems import registration
 from spec_jax.verifiers import matching
@@ -33,46 +34,27 @@ PAPER = registry.Paper(
 _ATTENTION_SHARE, _FEED_FORWARD_SHARE = 0.6, 0.25
 
 
-@struct.dataclass
-class ExitState:
-  """Moving acceptance rate and the threshold, both `f32[B]`."""
-
-  rate: jax.Array
-  threshold: jax.Array
-
-
 @dataclasses.dataclass(frozen=True)
-class AdaptiveExit:
+class SkippedLayers:
   """A fixed set of skipped sub-layers; the confidence threshold adapts.
-
-  After a round that accepted the share m of its drafts, the moving rate is
-  `b1 rate + (1 - b1) m`; the threshold moves towards itself plus `step` where
-  the rate is below `goal`, towards itself minus `step` where it is not and
-  drafting stopped early, by the factor `1 - b2` (Sec. 3.3).
 
   Attributes:
     skip_attention: layers, counted from 0.
     skip_feed_forward: layers.
     depth: drafts at most.
-    threshold: at the start.
+    control: of the threshold.
   """
 
   skip_attention: tuple[int, ...]
   skip_feed_forward: tuple[int, ...]
   depth: int
-  threshold: float = 0.6
-  goal: float = 0.9
-  step: float = 0.01
-  b1: float = 0.5
-  b2: float = 0.9
+  control: threshold_lib.ConfidenceThreshold
 
   def taps(self, model):
     return ()
 
   def init(self, model, batch):
-    return ExitState(
-        jnp.zeros((batch,)),
-        jnp.full((batch,), self.threshold, jnp.float32))
+    return self.control.init(batch)
 
   def choose(self, model, params, state, ctx, start):
     return state
@@ -86,17 +68,14 @@ class AdaptiveExit:
         jnp.full((batch,), self.depth, jnp.int32), state.threshold)
 
   def update(self, model, params, state, plan, outcome):
-    drafted = (outcome.tree.valid.sum(-1) - 1).astype(jnp.float32)
-    accepted = (outcome.verdict.count - 1).astype(jnp.float32)
-    share = accepted / jnp.maximum(drafted, 1)
-    rate = self.b1 * state.rate + (1 - self.b1) * share
-    move = jnp.where(
-        rate < self.goal, self.step,
-        jnp.where(drafted == plan.most.astype(jnp.float32), 0, -self.step))
-    threshold = jnp.clip(state.threshold + (1 - self.b2) * move, 0, 1)
-    learnt = outcome.verdict.count > 0
-    return ExitState(jnp.where(learnt, rate, state.rate),
-                     jnp.where(learnt, threshold, state.threshold))
+    drafted = outcome.tree.valid.sum(-1, dtype=jnp.int32) - 1
+    count = outcome.verdict.count
+    checked = types.Checked(
+        drafted=drafted, accepted=jnp.maximum(count - 1, 0),
+        is_full=drafted == plan.most, is_active=count > 0)
+    return jax.tree.map(
+        lambda new, old: jnp.where(checked.is_active, new, old),
+        self.control.update(state, checked), state)
 
 
 def open_gates(num_layers, skip_attention, skip_feed_forward) -> np.ndarray:
@@ -141,8 +120,8 @@ def draft_and_verify(parts: registration.Parts, *, depth: int = 8,
   open_gates(layers, skip_attention, skip_feed_forward)
   drafter = self_draft.SelfDrafter(
       parts.target,
-      AdaptiveExit(tuple(skip_attention), tuple(skip_feed_forward), depth,
-                   threshold), depth, draw)
+      SkippedLayers(tuple(skip_attention), tuple(skip_feed_forward), depth,
+                    threshold_lib.ConfidenceThreshold(threshold)), depth, draw)
   rule = matching.SampleAndMatch() if draw == "top_k" else (
       recursive.Rejection())
   return registration.compose("draft_and_verify", parts, drafter, rule)

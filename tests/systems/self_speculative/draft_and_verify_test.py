@@ -8,6 +8,7 @@ import pytest
 
 from spec_jax import api
 from spec_jax import systems
+from spec_jax.controllers import threshold
 from spec_jax.core import types
 from spec_jax.systems.self_speculative import draft_and_verify
 from tests.systems.self_speculative import models
@@ -49,30 +50,21 @@ def outcome(drafted, accepted, depth=4):
           valid=jnp.asarray(valid)))
 
 
-def thresholds(rounds, drafted, accepted):
-  policy = draft_and_verify.AdaptiveExit((), (), 4, 0.6)
+@pytest.mark.parametrize("drafted, accepted, moves", [
+    (4, 0, [.001] * 6), (2, 2, [.001] * 3 + [-.001] * 3),
+    (4, 4, [.001] * 3 + [0] * 3)], ids=["rejected", "short", "full"])
+def test_threshold_moves_with_what_was_accepted(drafted, accepted, moves):
+  """Rejected drafts raise it; short ones, accepted for long, lower it."""
+  policy = draft_and_verify.SkippedLayers(
+      (), (), 4, threshold.ConfidenceThreshold(0.6))
   model, _ = models.deep(4)
   state = policy.init(model, 1)
   values = [float(state.threshold[0])]
-  for _ in range(rounds):
-    plan = policy.plan(model, state)
-    state = policy.update(model, None, state, plan, outcome(drafted, accepted))
+  for _ in moves:
+    state = policy.update(model, None, state, policy.plan(model, state),
+                          outcome(drafted, accepted))
     values.append(float(state.threshold[0]))
-  return np.diff(values)
-
-
-def test_threshold_rises_by_a_thousandth_while_nothing_is_accepted():
-  np.testing.assert_allclose(thresholds(5, 4, 0), 0.001, atol=1e-6)
-
-
-def test_threshold_falls_from_the_fourth_full_acceptance_of_a_short_draft():
-  np.testing.assert_allclose(
-      thresholds(6, 2, 2), [.001] * 3 + [-.001] * 3, atol=1e-6)
-
-
-def test_threshold_rests_where_the_longest_draft_was_accepted():
-  np.testing.assert_allclose(
-      thresholds(6, 4, 4), [.001] * 3 + [0] * 3, atol=1e-6)
+  np.testing.assert_allclose(np.diff(values), moves, atol=1e-6)
 
 
 def test_unknown_layer_is_named():
