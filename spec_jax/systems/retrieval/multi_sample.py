@@ -24,7 +24,8 @@ from spec_jax.verifiers import matching
 
 PAPER = registry.Paper(
     title="Speculative Decoding for Multi-Sample Inference",
-    authors="Li et al.", year=2025, arxiv="2503.05330", venue="EMNLP Findings 2025")
+    authors="Li et al.", year=2025, arxiv="2503.05330",
+    venue="EMNLP Findings 2025")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +82,9 @@ class Consensus:
       ahead = jnp.roll(texts, -step, axis=1)
       present = agree & (slots[None] + step < lengths[:, None])
       token, votes = most_common(ahead, present, self.vocab_size)
-      total = agree.sum()
-      going &= (votes > 0) & (votes >= self.min_share * total)
+      share = votes.astype(jnp.float32) / jnp.maximum(
+          agree.sum(dtype=jnp.int32), 1).astype(jnp.float32)
+      going &= (votes > 0) & (share >= self.min_share)
       agree = present & (ahead == token)
       drafts.append(token)
       count += going.astype(jnp.int32)

@@ -2,17 +2,18 @@
 
 Zhang et al. 2023, arXiv:2309.08168, Sec. 3.2 (layer selection) ->
 `experiments.search_layers`, Sec. 3.3 (adaptive draft exiting) ->
-`controllers.threshold`, Algorithm 1 -> the system. The skipped sub-layers are found once
-per model; without a found set about the published shares of them (three fifths
-of the attention, a quarter of the feed-forward) are left out, evenly.
-Departures: drafts are drawn from the law that the rule is shown (the published
-sampling routine drafts greedily and tests against the softmax, which is
-biased); the threshold starts anew with each text instead of being carried over
-prompts, so that a text depends on its prompt alone; it is kept in [0, 1].
+`controllers.threshold`, Algorithm 1 -> the system. The skipped sub-layers are
+found once per model; without a found set about the published shares of them
+(three fifths of the attention, a quarter of the feed-forward) are left out,
+evenly. Departures: drafts are drawn from the law that the rule is shown (the
+published sampling routine drafts greedily and tests against the softmax, which
+is biased); the threshold starts anew with each text instead of being carried
+over prompts, so that a text depends on its prompt alone; it is kept in [0, 1].
 """
 
 import dataclasses
 
+from flax import struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +33,19 @@ PAPER = registry.Paper(
 # Shares of the sub-layers that the published searches left out (13B: 24 of 40
 # attention and 10 of 40 feed-forward sub-layers).
 _ATTENTION_SHARE, _FEED_FORWARD_SHARE = 0.6, 0.25
+
+
+@struct.dataclass
+class SkippedState:
+  """The gates travel in the state, so that a search compiles once.
+
+  Attributes:
+    gates: `bool[B, M, 2]`.
+    control: of the threshold.
+  """
+
+  gates: jax.Array
+  control: threshold_lib.ThresholdState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,18 +68,18 @@ class SkippedLayers:
     return ()
 
   def init(self, model, batch):
-    return self.control.init(batch)
+    gates = jnp.asarray(open_gates(
+        model.config.num_layers, self.skip_attention, self.skip_feed_forward))
+    return SkippedState(jnp.broadcast_to(gates[None], (batch,) + gates.shape),
+                        self.control.init(batch))
 
   def choose(self, model, params, state, ctx, start):
     return state
 
   def plan(self, model, state):
-    gates = jnp.asarray(open_gates(
-        model.config.num_layers, self.skip_attention, self.skip_feed_forward))
-    batch = state.threshold.shape[0]
-    return self_draft.Plan(
-        jnp.broadcast_to(gates[None], (batch,) + gates.shape),
-        jnp.full((batch,), self.depth, jnp.int32), state.threshold)
+    threshold = state.control.threshold
+    most = jnp.full(threshold.shape, self.depth, jnp.int32)
+    return self_draft.Plan(state.gates, most, threshold)
 
   def update(self, model, params, state, plan, outcome):
     drafted = outcome.tree.valid.sum(-1, dtype=jnp.int32) - 1
@@ -73,9 +87,10 @@ class SkippedLayers:
     checked = types.Checked(
         drafted=drafted, accepted=jnp.maximum(count - 1, 0),
         is_full=drafted == plan.most, is_active=count > 0)
-    return jax.tree.map(
+    control = jax.tree.map(
         lambda new, old: jnp.where(checked.is_active, new, old),
-        self.control.update(state, checked), state)
+        self.control.update(state.control, checked), state.control)
+    return state.replace(control=control)
 
 
 def open_gates(num_layers, skip_attention, skip_feed_forward) -> np.ndarray:
@@ -105,6 +120,12 @@ def evenly(num_layers: int, share: float) -> tuple[int, ...]:
   return tuple(sorted({int(round(x)) for x in spread}))
 
 
+def default_skips(num_layers: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """Attention and feed-forward layers to leave out of an unsearched model."""
+  return (evenly(num_layers, _ATTENTION_SHARE),
+          evenly(num_layers, _FEED_FORWARD_SHARE))
+
+
 @registration.register("draft_and_verify", papers=(PAPER,),
                        family="self_speculative", drafter="target")
 def draft_and_verify(parts: registration.Parts, *, depth: int = 8,
@@ -113,10 +134,11 @@ def draft_and_verify(parts: registration.Parts, *, depth: int = 8,
                      threshold: float = 0.6, draw: str = "iid"):
   """The target drafts with sub-layers left out; exit by confidence."""
   layers = parts.target.config.num_layers
+  defaults = default_skips(layers)
   if skip_attention is None:
-    skip_attention = evenly(layers, _ATTENTION_SHARE)
+    skip_attention = defaults[0]
   if skip_feed_forward is None:
-    skip_feed_forward = evenly(layers, _FEED_FORWARD_SHARE)
+    skip_feed_forward = defaults[1]
   open_gates(layers, skip_attention, skip_feed_forward)
   drafter = self_draft.SelfDrafter(
       parts.target,

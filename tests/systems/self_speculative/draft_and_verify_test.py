@@ -59,11 +59,11 @@ def test_threshold_moves_with_what_was_accepted(drafted, accepted, moves):
       (), (), 4, threshold.ConfidenceThreshold(0.6))
   model, _ = models.deep(4)
   state = policy.init(model, 1)
-  values = [float(state.threshold[0])]
+  values = [float(state.control.threshold[0])]
   for _ in moves:
     state = policy.update(model, None, state, policy.plan(model, state),
                           outcome(drafted, accepted))
-    values.append(float(state.threshold[0]))
+    values.append(float(state.control.threshold[0]))
   np.testing.assert_allclose(np.diff(values), moves, atol=1e-6)
 
 
