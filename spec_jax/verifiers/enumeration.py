@@ -84,6 +84,9 @@ def check_arguments(name: str, p, q, num_drafts: int, draw: str
                     ) -> tuple[np.ndarray, np.ndarray]:
   """Both laws as `f64[V]`; raises if they, or the rule, cannot be used."""
   rule = rules.get(name)
+  if int(num_drafts) != num_drafts or num_drafts < 1:
+    raise ValueError(
+        f"num_drafts={num_drafts}, expected an integer of at least 1.")
   if draw not in DRAWS:
     raise ValueError(f"draw={draw!r}, expected one of {DRAWS}.")
   p = _as_law("p", p)
@@ -97,8 +100,6 @@ def check_arguments(name: str, p, q, num_drafts: int, draw: str
     raise ValueError(
         f"rule {name!r} is not valid for drafts drawn {draw!r}; expected one"
         f" of {rule.draws}.")
-  if num_drafts < 1:
-    raise ValueError(f"num_drafts={num_drafts}, expected at least 1.")
   if rule.max_drafts is not None and num_drafts > rule.max_drafts:
     raise ValueError(
         f"num_drafts={num_drafts}, rule {name!r} takes at most"
