@@ -22,7 +22,8 @@ END_OF_TEXT = 10
 BUDGETS = (13, 24, 24, 9)
 CAPACITY = 64
 # Small trees compile sooner. Any system with such a hyper-parameter gets it.
-SMALL = {"depth": 3, "branching": (2, 1, 2), "budget": 8}
+SMALL = {"depth": 3, "branching": (2, 1, 2), "budget": 8,
+         "simulations": 6}
 
 GREEDY = sampling_lib.GREEDY
 PLAIN = sampling_lib.Sampling(temperature=0.8)
