@@ -30,7 +30,8 @@ class DraftModelState:
   Attributes:
     cache: keys and values of committed text. It trails the text by the root,
       and by one token more after a round that accepted a leaf: leaves are
-      never fed to the draft model in the round that draws them.
+      never fed to the draft model in the round that draws them. Where others
+      add nodes to its trees it trails by as many of theirs as were accepted.
     fresh: keys and values of this round's inner nodes, by node index.
   """
 
@@ -51,6 +52,11 @@ class LevelDrafter:
 
   model: Any
 
+  @property
+  def lag(self) -> int:
+    """Tokens before the root that the cache may lack."""
+    return 1
+
   def init(self, params, batch, capacity):
     return DraftModelState(
         cache=dense.empty(self.model, batch, capacity),
@@ -62,7 +68,14 @@ class LevelDrafter:
 
   def propose(self, params, state, ctx, sampling):
     """One forward per level; the first also feeds what the cache lacks."""
+    tree, state, _ = self.draft(params, state, ctx, sampling)
+    return tree, state
+
+  def draft(self, params, state, ctx, sampling
+            ) -> tuple[types.DraftTree, DraftModelState, jax.Array]:
+    """As `propose`, with the model's logits at the root, `f32[B, V]`."""
     logits, state = self._feed_root(params, state, ctx)
+    at_root = logits[:, 0]
     grower = self.grower(ctx, sampling)
     fresh = state.fresh
     for level in range(self.depth):
@@ -71,7 +84,7 @@ class LevelDrafter:
         out = self._feed_level(params, state.cache, fresh, grower, level + 1,
                                ctx.length)
         logits, fresh = out.logits, _append(fresh, out.fresh)
-    return grower.tree(), state.replace(fresh=fresh)
+    return grower.tree(), state.replace(fresh=fresh), at_root
 
   def update(self, params, state, outcome):
     """Commits the accepted inner nodes; an accepted leaf is fed next round."""
@@ -88,19 +101,21 @@ class LevelDrafter:
     return _noise(draw, ctx, branching, self.model.vocab_size)
 
   def _feed_root(self, params, state, ctx):
-    """Feeds the last two tokens; the first only where the cache lacks it."""
-    slots = ctx.length[:, None] - 2 + jnp.arange(2)[None]
+    """Feeds the root and, before it, the tokens that the cache lacks."""
+    lag = self.lag
+    slots = ctx.length[:, None] - 1 - lag + jnp.arange(lag + 1)[None]
     tokens = jnp.take_along_axis(ctx.tokens, jnp.maximum(slots, 0), axis=1)
     is_lacking = slots >= state.cache.length[:, None]
-    causal = jnp.tril(jnp.ones((2, 2), bool))
+    causal = jnp.tril(jnp.ones((lag + 1, lag + 1), bool))
     out = self.model.forward(
         params, tokens, jnp.maximum(slots, 0),
         causal[None] & is_lacking[:, None, :], state.cache)
+    lacking = is_lacking[:, :lag].sum(-1).astype(jnp.int32)
+    path = lag - lacking[:, None] + jnp.arange(lag, dtype=jnp.int32)[None]
     cache = state.cache.commit(
-        out.fresh, jnp.zeros_like(slots[:, :1]),
-        is_lacking[:, 0].astype(jnp.int32))
-    root = _slice(out.fresh, 1, 2)
-    return out.logits[:, 1:], state.replace(cache=cache, fresh=root)
+        out.fresh, jnp.minimum(path, lag), lacking)
+    root = _slice(out.fresh, lag, lag + 1)
+    return out.logits[:, lag:], state.replace(cache=cache, fresh=root)
 
   def _feed_level(self, params, cache, fresh, grower, level, length):
     tokens = grower.tokens[level]
@@ -124,11 +139,14 @@ class DraftModel(LevelDrafter):
       tokens.
     num_clocks: noises that the emitting draw takes the first to ring of; a
       coupled child takes one of them, its siblings the others.
+    lag: tokens before the root that the cache may lack: 1, an accepted leaf,
+      unless others add nodes to the tree.
   """
 
   branching: tuple[int, ...] = (1, 1, 1, 1)
   draw: str = "iid"
   num_clocks: int = 1
+  lag: int = 1
 
   def __post_init__(self):
     if not self.branching or min(self.branching) < 1:
