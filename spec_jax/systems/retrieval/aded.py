@@ -10,6 +10,7 @@ draw, where the repository draws anew for every path and is biased.
 """
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 from spec_jax.core import protocols
@@ -96,12 +97,20 @@ class Aded(host_tree.HostTree):
   def open_store(self):
     corpus, counts = self._corpus(), None
     if corpus is not None:
-      counts = trigrams.count(
-          corpus.tokens, self.width, corpus.header["end_of_document"])
+      counts = _counts(self.datastore, self.width, corpus.header["checksum"])
     return trigrams.TrigramTable(counts, self.step, self.cap)
 
   def open_row(self, store, text):
     return Row(self, store, text)
+
+
+@functools.lru_cache(maxsize=2)
+def _counts(folder: str, width: int, checksum: int) -> trigrams.Counts:
+  """Counted once per process and store; they are only read."""
+  del checksum  # Tells a store from the one that was there before.
+  corpus = datastore_lib.open_store(folder)
+  return trigrams.count(
+      corpus.tokens, width, corpus.header["end_of_document"])
 
 
 @registration.register("aded", papers=(PAPER,), family="retrieval")
