@@ -15,6 +15,9 @@ from spec_jax.executors import decoding
 from spec_jax.models import config as config_lib
 from spec_jax.models import contract
 from spec_jax.stores import datastore as datastore_lib
+from spec_jax.stores import dense_index
+from spec_jax.stores import dense_store as dense_store_lib
+from spec_jax.training import hidden as hidden_lib
 
 VOCAB = 12
 
@@ -99,7 +102,30 @@ def datastore() -> str:
   rng = np.random.default_rng(3)
   tokens = rng.integers(1, VOCAB, 3000).astype(np.uint16)
   tokens[::40] = 0
-  folder = tempfile.mkdtemp(prefix="datastore")
+  folder = _folder()
   datastore_lib.write(folder, tokens, VOCAB, end_of_document=0)
+  return folder
+
+
+@functools.cache
+def dense_store() -> str:
+  """The folder of hidden states of the target's own greedy texts."""
+  toys, texts = bundle(), []
+  for row in range(4):
+    texts.append(greedy_reference(
+        toys.target, toys.params["target"], [row + 1, 5], 40))
+  parts = list(hidden_lib.states(
+      toys.target, toys.params["target"], texts, VOCAB, length=64,
+      following=6))
+  hidden = np.concatenate([states for states, _ in parts])
+  folder = _folder()
+  dense_store_lib.write(
+      folder, dense_index.fit(hidden, 8), parts, VOCAB, end_of_document=VOCAB)
+  return folder
+
+
+def _folder() -> str:
+  """A new folder that goes when the process ends."""
+  folder = tempfile.mkdtemp(prefix="store")
   atexit.register(shutil.rmtree, folder, ignore_errors=True)
   return folder
