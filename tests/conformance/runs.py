@@ -22,7 +22,7 @@ BUDGETS = (13, 24, 24, 9)
 CAPACITY = 64
 # Small trees compile sooner. Any system with such a hyper-parameter gets it.
 SMALL = {"depth": 3, "branching": (2, 1, 2), "budget": 7, "width": 3,
-         "top_k": 3}
+         "top_k": 3, "reviewed": 3, "unreviewed": 2, "proposed": 3}
 
 GREEDY = sampling_lib.GREEDY
 PLAIN = sampling_lib.Sampling(temperature=0.8)
