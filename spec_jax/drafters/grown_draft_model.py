@@ -151,9 +151,10 @@ class GrownDraftModel(level_drafter.ModelDrafter):
           past=loop.fresh, taps=self._taps)
       return extend(loop, out, out.fresh)
 
-    loop = jax.lax.while_loop(
-        lambda loop: (loop.level < self.depth) & loop.growth.is_growing.any(),
-        body, loop)
+    if self.depth > 1:  # Else there is no room to trace the body with.
+      loop = jax.lax.while_loop(
+          lambda loop: (loop.level < self.depth)
+          & loop.growth.is_growing.any(), body, loop)
     tree, kept = growth_lib.finish(policy, loop.growth, ctx.root)
     slots = self._slots(loop, kept)
     if loop.laws is not None:

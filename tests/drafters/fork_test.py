@@ -1,6 +1,5 @@
 """Forks that a network cuts: the static one, the shorter one, the text."""
 
-import dataclasses
 import functools
 
 import flax.linen as nn
@@ -81,7 +80,8 @@ def test_thresholds_zero_and_one_are_the_static_fork_and_one_level(sampling):
 
 def test_greedy_fork_is_that_of_the_static_drafter():
   static = draft_model.DraftModel(
-      toy.bundle().models["draft"], (WIDTH,) + (1,) * (DEPTH - 1), "top_k")
+      toy.bundle().models["draft"], (WIDTH,) + (1,) * (DEPTH - 1),
+      "without_replacement")
   bundle = toy.bundle()
   plain = types.Params(bundle.params["target"], bundle.params["draft"])
   found = proposal(drafter(0.0), runs.GREEDY, params())
@@ -105,24 +105,23 @@ def test_the_network_sees_what_the_level_was_drawn_with():
   bundle = toy.bundle()
   judge = network.init(jax.random.key(5), jnp.zeros((1, 16)))["params"]
   judge = jax.tree.map(lambda a: 4 * a, judge)
-  part = drafter(0.5, network=network)
-  tree = proposal(part, runs.GREEDY, params(judge))
-  whole = proposal(dataclasses.replace(
-      part, judge=decision.Decision(network, 0.0)), runs.GREEDY, params(judge))
-  prompts, seen = toy.prompts((3, 5)), set()
+  whole = proposal(drafter(0.0, network=network), runs.GREEDY, params(judge))
+  prompts, likely = toy.prompts((3, 5)), []
   for row, length in enumerate((3, 5)):
     text = np.asarray(prompts.tokens)[row, :length].tolist()
     chains = [text + [int(whole.tokens[row, 1 + b + WIDTH * level])
                       for level in range(DEPTH)] for b in range(WIDTH)]
     taps = bundle.models["draft"].score(
         bundle.params["draft"], jnp.asarray(chains), taps=("final",)).taps
-    likely = np.exp(network.apply({"params": judge}, taps["final"])[..., 1])
-    levels = 1
-    while levels < DEPTH and (likely[:, length - 2 + levels] > 0.5).any():
-      levels += 1
-    assert tree.valid[row].sum() == 1 + WIDTH * levels
-    seen.add(levels)
-  assert seen != {DEPTH}
+    judged = network.apply({"params": judge}, taps["final"])[..., 1]
+    likely.append(np.exp(judged[:, length - 1:]).max(0))
+  # Between what is said of the two roots: one of the rows ends there.
+  bound = float((likely[0][0] + likely[1][0]) / 2)
+  tree = proposal(drafter(bound, network=network), runs.GREEDY, params(judge))
+  levels = [1 + int(np.argmin([*(said[:DEPTH - 1] > bound), False]))
+            for said in likely]
+  assert tree.valid.sum(1).tolist() == [1 + WIDTH * n for n in levels]
+  assert min(levels) == 1 < max(levels)
 
 
 @pytest.mark.parametrize("make,message", [
