@@ -20,6 +20,7 @@ from spec_jax.core import tree as tree_lib
 from spec_jax.executors import fused
 from spec_jax.verifiers import block
 from tests import toy
+from tests.drafters import chain_draft_model_test
 from tests.drafters import draft_model_test
 from tests.exactness import active_set_test
 from tests.exactness import golden
@@ -28,6 +29,7 @@ from tests.exactness import multi_draft_test
 from tests.exactness import rules_test
 from tests.exactness import tree_law
 from tests.exactness import trees_test
+from tests.trees import growth_test
 from tests.trees import stochastic_beam_test
 from tests.verifiers import joint_test
 from tests.verifiers import lossy_test
@@ -92,6 +94,16 @@ def beam_trees():
   """Trees of a stochastic beam follow their exact law, by chi-square."""
   stochastic_beam_test.samples.cache_clear()
   stochastic_beam_test.test_trees_follow_the_race("dense")
+
+
+def grown_trees():
+  """Sampled trees that follow the draft follow their exact law."""
+  growth_test.test_trees_and_rounds_follow_their_exact_laws()
+
+
+def adaptive_chains():
+  """So do chains that stop at what was drawn."""
+  chain_draft_model_test.test_rounds_and_texts_follow_their_exact_laws()
 
 
 def active_sequences():
@@ -275,6 +287,8 @@ CHECKS = {
     "greedy blocks": greedy_blocks,
     "laws of drafts": draft_laws,
     "trees of a beam": beam_trees,
+    "trees grown by confidence": grown_trees,
+    "chains of adaptive length": adaptive_chains,
     "active sequences": active_sequences,
     "lossy laws": lossy_laws,
     "laws in a batch": two_costs,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spec_jax.controllers import decision
 from spec_jax.controllers import learned
 from spec_jax.executors import decoding
 from spec_jax.models import config as config_lib
@@ -57,13 +58,19 @@ def bundle(end_of_text=None, draft_noise=0.25) -> ToyBundle:
 
 
 # Trained parts of systems, here with random parameters.
-HEADS = {"specdec_pp": {"num_blocks": 1}}
+HEADS = {"specdec_pp": {"num_blocks": 1}, "mcsd_improved": {"widths": (8,)},
+         "cs_drafting": {}}
 
 
 def head_params():
   features = jnp.zeros((1, config().d_model))
-  head = learned.AcceptanceHead(**HEADS["specdec_pp"])
-  return {"specdec_pp": head.init(jax.random.key(3), features)["params"]}
+  networks = {
+      "specdec_pp": learned.AcceptanceHead(**HEADS["specdec_pp"]),
+      "mcsd_improved": decision.DecisionNetwork(**HEADS["mcsd_improved"])}
+  params = {name: network.init(jax.random.key(3), features)["params"]
+            for name, network in networks.items()}
+  successors = jnp.roll(jnp.arange(VOCAB, dtype=jnp.int32), 3)
+  return {**params, "cs_drafting": {"successors": successors}}
 
 
 def sharpen(params, factor=30.0):

@@ -159,7 +159,7 @@ class Forwards:
         self._fns.setdefault(call, _timed_call(call, params.target))
       for call in draft:
         self._fns.setdefault(call, _timed_call(
-            call, system.drafter.model_params(params.drafter)))
+            call, system_lib.draft_params(system.drafter, params)))
       if not draft and system.drafter.depth:
         self._fns[name] = _timed_proposal(system, params, state)
     for fn in self._fns.values():

@@ -189,7 +189,7 @@ def test_caches_equal_recompute(name, kind):
     assert (drafts.length <= state.length - 1).all()
     assert (drafts.length >= state.length - 1 - system.drafter.lag).all()
     assert_cache_holds(drafts, system.drafter.model,
-                       system.drafter.model_params(params.drafter),
+                       system_lib.draft_params(system.drafter, params),
                        state.tokens)
 
 

@@ -23,7 +23,8 @@ BUDGETS = (13, 24, 24, 9)
 CAPACITY = 64
 # Small trees compile sooner. Any system with such a hyper-parameter gets it.
 SMALL = {"depth": 3, "branching": (2, 1, 2), "budget": 7, "width": 3,
-         "top_k": 3, "simulations": 6, "level": 4, "guesses": 3}
+         "top_k": 3, "simulations": 6, "level": 4, "guesses": 3,
+         "reviewed": 3, "unreviewed": 2, "proposed": 3}
 
 # Any system that reads such a store gets a small one.
 STORES = {"datastore": toy.datastore, "dense_store": toy.dense_store}
