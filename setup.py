@@ -34,9 +34,11 @@ setuptools.setup(
         "tqdm",
     ],
     extras_require={
-        "test": ["hypothesis", "ipykernel", "nbclient", "nbformat", "pytest",
-                 "pytest-xdist", "ruff"],
+        "test": ["bayesian-optimization", "hypothesis", "ipykernel",
+                 "nbclient", "nbformat", "pytest", "pytest-xdist", "ruff"],
         "notebooks": ["ipykernel", "jupyterlab", "nbclient", "nbformat"],
+        # experiments.search_layers.
+        "search": ["bayesian-optimization"],
         # Golden fixtures and comparisons; plain torch brings CUDA with it.
         "parity": ["torch==2.13.0", "transformers"],
     },

@@ -23,9 +23,11 @@ from experiments import cells
 from experiments import common
 from experiments import comparison
 from experiments import tables
+from spec_jax.evaluation import edits
 from spec_jax.evaluation import prompts as prompts_lib
 from spec_jax.evaluation import report
 from spec_jax.evaluation import workload as workload_lib
+from spec_jax.training import data as data_lib
 
 
 def define(values: flags.FlagValues) -> None:
@@ -37,7 +39,9 @@ def define(values: flags.FlagValues) -> None:
                       " and the plot.", flag_values=values)
   flags.DEFINE_list(
       "prompts", [], "Prompt files: Spec-Bench or HumanEval jsonl, or text;"
-      " default: the held-out prompts of the bundle.", flag_values=values)
+      " default: the held-out prompts of the bundle. The name"
+      f" {edits.NAME!r} stands for repeated edits of held-out files of the"
+      " standard library.", flag_values=values)
   flags.DEFINE_integer("num_prompts", 0, "Prompts of each file; 0: all.",
                        lower_bound=0, flag_values=values)
   flags.DEFINE_list("batch", ["1"], "Rows decoded at once, one or more sizes.",
@@ -94,7 +98,7 @@ def run(values: flags.FlagValues) -> int:
 
 def read_files(values, bundle) -> dict[str, Sequence[prompts_lib.Conversation]]:
   """The prompts by file; raises ValueError."""
-  files = {path: prompts_lib.read(path) for path in values.prompts}
+  files = {path: read(path) for path in values.prompts}
   if not files:
     if not bundle.prompts:
       raise ValueError(f"{bundle.name} comes without prompts, expected a file:"
@@ -102,6 +106,13 @@ def read_files(values, bundle) -> dict[str, Sequence[prompts_lib.Conversation]]:
     files = {bundle.name: prompts_lib.from_texts(bundle.prompts, bundle.name)}
   return {path: rows[:values.num_prompts or None]
           for path, rows in files.items()}
+
+
+def read(path: str) -> Sequence[prompts_lib.Conversation]:
+  """A prompt file, or the workload that is made here; raises ValueError."""
+  if path == edits.NAME:
+    return edits.conversations(data_lib.read_corpus().heldout)
+  return prompts_lib.read(path)
 
 
 def workload(values, bundle, rows, batch) -> workload_lib.Workload:

@@ -147,8 +147,7 @@ class Choice:
 
   @property
   def executor(self) -> fused.Fused:
-    needs_host = self.system.drafter.needs.host_store
-    return hosted.Hosted() if needs_host else fused.Fused()
+    return hosted.executor_for(self.system)
 
   def at(self, temperature: float) -> spec_jax.System:
     return self.system.with_sampling(spec_jax.Sampling(temperature))

@@ -4,9 +4,15 @@
 
 runs the whole recipe and writes a bundle that `spec_jax.load_bundle(DIR)`
 reads. Each stage resumes where it was interrupted; finished stages are kept.
+
+  python -m experiments.train --system=specdec_pp --models=tiny-python
+
+trains the part that a system adds to the finished models of a bundle, and with
+--install puts it into that bundle.
 """
 
 from collections.abc import Sequence
+import contextlib
 import pathlib
 import sys
 
@@ -17,6 +23,7 @@ import tokenizers
 from tqdm import auto as tqdm
 
 from experiments import common
+from experiments import parts
 from spec_jax import api
 from spec_jax.core import types
 from spec_jax.drafters import none
@@ -85,32 +92,32 @@ def train_model(name, table, trained, streams, folder, seed, checkpoint_every):
   if recipe.teacher:
     teacher = contract.decoder_model(table[recipe.teacher].config)
     frozen = trained[recipe.teacher]
-  windows = data.Windows(train, recipe.batch, recipe.length, seed)
+  windows = data.Windows(train, recipe.batch, recipe.length,
+                         seed + recipe.data_seed)
   if recipe.own_windows:
     windows = data.Mixed(windows, own_text(
         folder / f"{name}_own_text.npy", recipe, teacher, frozen, train, seed),
                          seed)
-  bar = tqdm.tqdm(total=recipe.num_steps, desc=name, unit="step")
-
-  def on_step(step, row):
-    bar.update(step - bar.n)
-    bar.set_postfix({k: f"{v:.3f}" for k, v in row.items() if k != "step"})
-
   make = (recipes.distillation_recipe(recipe, teacher, start) if teacher
           else recipes.corpus_recipe(recipe, start))
-  params = loop.fit(
-      make, windows, num_steps=recipe.num_steps, folder=folder / name,
-      frozen=frozen, seed=seed, checkpoint_every=checkpoint_every,
-      evaluate=recipes.evaluator(recipe, heldout, heldout_bytes, teacher,
-                                 frozen), on_step=on_step)
-  bar.close()
-  return params
+  with progress(name, recipe.num_steps) as on_step:
+    return loop.fit(
+        make, windows, num_steps=recipe.num_steps, folder=folder / name,
+        frozen=frozen, seed=seed, checkpoint_every=checkpoint_every,
+        evaluate=recipes.evaluator(recipe, heldout, heldout_bytes, teacher,
+                                   frozen), on_step=on_step)
 
 
 def define(values: flags.FlagValues) -> None:
   """The flags of this program."""
   flags.DEFINE_enum("bundle", "tiny-python", sorted(recipes.BUNDLES),
                     "Which recipe to run.", flag_values=values)
+  flags.DEFINE_enum("system", None, sorted(parts.TRAINERS), "Train the part of"
+                    " this system only, for --models.", flag_values=values)
+  flags.DEFINE_string("models", "tiny-python", "With --system: a bundle, by name"
+                      " or folder.", flag_values=values)
+  flags.DEFINE_bool("install", False, "With --system: put the trained part into"
+                    " the bundle itself.", flag_values=values)
   flags.DEFINE_string("out", "out/train", "Folder for checkpoints, logs and the"
                       " finished bundle.", flag_values=values)
   flags.DEFINE_string("corpus", None, "Folder of *.py files; default: this"
@@ -124,6 +131,8 @@ def define(values: flags.FlagValues) -> None:
 def run(values: flags.FlagValues) -> int:
   """The program; returns the exit code."""
   logging.set_verbosity(logging.WARNING)  # Orbax tells about every file.
+  if values.system:
+    return train_part(values)
   table = recipes.BUNDLES[values.bundle]
   with common.clean_errors():
     folder = report.make_folder(values.out)
@@ -139,6 +148,42 @@ def run(values: flags.FlagValues) -> int:
                                   values.seed, values.checkpoint_every)
   write(values.bundle, table, trained, folder, corpus, tokenizer)
   return 0
+
+
+def train_part(values) -> int:
+  """Trains what a system adds to a bundle; returns the exit code."""
+  with common.clean_errors():
+    home = bundle_lib.folder_of(values.models)
+    bundle = bundle_lib.load_bundle(home)
+    folder = report.make_folder(values.out)
+    corpus = data.read_corpus(values.corpus)
+  tokenizer = bundle.tokenizer.tokenizer
+  streams = (data.pack(tokenizer, corpus.train),
+             data.pack(tokenizer, [text for _, text in corpus.heldout]))
+  options = parts.TRAINERS[values.system]
+  own = own_text(
+      folder / f"{values.system}_own_text.npy", options, bundle.target,
+      bundle.params["target"], streams[0], values.seed)
+  with progress(values.system, options.num_steps) as on_step:
+    hyper, params = parts.train(
+        options, bundle, own, streams[1], folder / values.system,
+        seed=values.seed, checkpoint_every=values.checkpoint_every,
+        on_step=on_step)
+  logs = loop.read_log(folder / values.system / loop.LOG_NAME)
+  report.write_json(folder / f"{values.system}_curves.json", logs)
+  for place in [folder] + [home] * values.install:
+    print(bundle_lib.save_head(place, values.system, hyper, params))
+  return 0
+
+
+@contextlib.contextmanager
+def progress(name, num_steps):
+  """A bar; gives the function that moves it."""
+  with tqdm.tqdm(total=num_steps, desc=name, unit="step") as bar:
+    def on_step(step, row):
+      bar.update(step - bar.n)
+      bar.set_postfix({k: f"{v:.3f}" for k, v in row.items() if k != "step"})
+    yield on_step
 
 
 def write(name, table, trained, folder, corpus, tokenizer) -> None:

@@ -13,6 +13,7 @@ from spec_jax.core import types
 from spec_jax.evaluation import counts as counts_lib
 from spec_jax.executors import decoding
 from spec_jax.executors import fused
+from spec_jax.executors import hosted
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,7 +85,9 @@ def generate(
     seed: row r draws from `(seed, r, position)` only.
     tokenizer: needed for texts; default: the system's own.
     sampling: all sampling options; replaces `temperature`.
-    executor: where the decode runs; default: `Fused()`.
+    executor: where the decode runs; default: a new `Fused()`, or `Hosted()`
+      for a drafter with a store on the host. Pass one executor to several calls
+      to let drafters with a memory learn from the earlier ones.
 
   Raises:
     ValueError: see `make_prompts` and `Sampling`.
@@ -98,7 +101,7 @@ def generate(
   sampling = sampling or sampling_lib.Sampling(temperature=temperature)
   batch = make_prompts(
       prompts, system.target.config.max_positions, max_new_tokens)
-  decoded = (executor or fused.Fused()).run(
+  decoded = (executor or hosted.executor_for(system)).run(
       system.with_sampling(sampling), params, batch,
       keys_lib.row_keys(seed, len(prompts)), max_new_tokens)
   return collect(decoded, tokenizer)

@@ -1,15 +1,20 @@
 """Toy models for tests: two thin layers, a dozen tokens, ragged prompts."""
 
+import atexit
 import dataclasses
 import functools
+import shutil
+import tempfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spec_jax.controllers import learned
 from spec_jax.executors import decoding
 from spec_jax.models import config as config_lib
 from spec_jax.models import contract
+from spec_jax.stores import datastore as datastore_lib
 
 VOCAB = 12
 
@@ -23,6 +28,7 @@ class ToyBundle:
   params: dict
   end_of_text: int | None = None
   tokenizer: object = None
+  heads: dict = dataclasses.field(default_factory=dict)
 
 
 def config(num_layers=2, **overrides):
@@ -42,8 +48,19 @@ def bundle(end_of_text=None, draft_noise=0.25) -> ToyBundle:
   noisy = [leaf + draft_noise * leaf.std() * jax.random.normal(k, leaf.shape)
            for leaf, k in zip(leaves, keys)]
   draft = jax.tree.unflatten(structure, noisy)
-  return ToyBundle(model, {"draft": model}, {"target": params, "draft": draft},
-                   end_of_text)
+  return ToyBundle(model, {"draft": model},
+                   {"target": params, "draft": draft, **head_params()},
+                   end_of_text, heads=HEADS)
+
+
+# Trained parts of systems, here with random parameters.
+HEADS = {"specdec_pp": {"num_blocks": 1}}
+
+
+def head_params():
+  features = jnp.zeros((1, config().d_model))
+  head = learned.AcceptanceHead(**HEADS["specdec_pp"])
+  return {"specdec_pp": head.init(jax.random.key(3), features)["params"]}
 
 
 def sharpen(params, factor=30.0):
@@ -74,3 +91,15 @@ def greedy_reference(model, params, prompt, max_new, capacity=64):
 @functools.cache
 def _scorer(model):
   return jax.jit(lambda params, tokens: model.score(params, tokens).logits)
+
+
+@functools.cache
+def datastore() -> str:
+  """The folder of a small corpus of toy tokens."""
+  rng = np.random.default_rng(3)
+  tokens = rng.integers(1, VOCAB, 3000).astype(np.uint16)
+  tokens[::40] = 0
+  folder = tempfile.mkdtemp(prefix="datastore")
+  datastore_lib.write(folder, tokens, VOCAB, end_of_document=0)
+  atexit.register(shutil.rmtree, folder, ignore_errors=True)
+  return folder

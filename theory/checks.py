@@ -5,11 +5,13 @@ import numpy as np
 _SUM_TOLERANCE = 1e-6
 
 
-def law(name: str, values, ndim: int | None = None) -> np.ndarray:
+def law(name: str, values, ndim: int | None = None,
+        tolerance: float = _SUM_TOLERANCE) -> np.ndarray:
   """`f64[..., V]` whose last axis is a probability law.
 
   Raises:
-    ValueError: for a wrong rank, a negative entry or a sum other than 1.
+    ValueError: for a wrong rank, an entry that is negative or not finite, or a
+      sum that misses 1 by more than the tolerance.
 
   >>> law("p", [.25, .75])
   array([0.25, 0.75])
@@ -20,11 +22,15 @@ def law(name: str, values, ndim: int | None = None) -> np.ndarray:
     raise ValueError(
         f"{name} has shape {values.shape}, expected"
         f" {'[..., V]' if ndim is None else f'{ndim} axes'} with V > 0.")
-  if not (values >= 0).all():
-    raise ValueError(f"{name} has the entry {values.min()}, expected >= 0.")
-  worst = np.abs(values.sum(-1) - 1).max()
-  if not worst <= _SUM_TOLERANCE:
-    raise ValueError(f"{name} misses the sum 1 by {worst:.3g}, expected a law.")
+  is_good = np.isfinite(values) & (values >= 0)
+  if not is_good.all():
+    raise ValueError(f"{name} holds {values[~is_good][0]}, expected finite"
+                     " probabilities of at least 0.")
+  total = values.sum(-1)
+  error = np.abs(total - 1)
+  if error.size and error.max() > tolerance:
+    raise ValueError(f"{name} sums to {total.flat[error.argmax()]}, expected 1"
+                     f" within {tolerance}.")
   return values
 
 
@@ -33,6 +39,9 @@ def laws(p, q) -> tuple[np.ndarray, np.ndarray]:
 
   Raises:
     ValueError: if either is no law or the shapes differ.
+
+  >>> [law.tolist() for law in laws([.5, .5], [.25, .75])]
+  [[0.5, 0.5], [0.25, 0.75]]
   """
   p, q = law("p", p), law("q", q)
   if p.shape != q.shape:
@@ -63,6 +72,9 @@ def positive(name: str, values) -> np.ndarray:
 
   Raises:
     ValueError: otherwise.
+
+  >>> positive('x', 2).tolist()
+  2.0
   """
   values = np.asarray(values, np.float64)
   if not ((values > 0) & np.isfinite(values)).all():

@@ -71,7 +71,11 @@ class Drafting:
 
 
 def at_length(length: int) -> Stop:
-  """Verify after a fixed number of tokens."""
+  """Verify after a fixed number of tokens.
+
+  >>> at_length(2)((0,)), at_length(2)((0, 0))
+  (False, True)
+  """
   return lambda path: len(path) >= length
 
 
@@ -100,7 +104,12 @@ def round_of(drafting: Drafting, stop: Stop) -> tuple[float, float]:
 
 
 def cost_per_token(drafting: Drafting, stop: Stop) -> float:
-  """Long-run seconds per token of a policy, rounds being independent."""
+  """Long-run seconds per token of a policy, rounds being independent.
+
+  >>> steady = Drafting([.5], [1.], [[1.]], 1., 10., 4)
+  >>> cost_per_token(steady, at_length(1))
+  7.333333333333333
+  """
   tokens, cost = round_of(drafting, stop)
   return cost / tokens
 

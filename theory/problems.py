@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from theory import checks
+
 # "independent": draft j comes from a law q_j of its own.
 DRAWS = ("iid", "without_replacement", "greedy", "independent")
 # Laws may come from a float32 softmax; they are renormalised.
@@ -38,15 +40,14 @@ def checked(p, q, num_drafts: int, draw: str):
   """
   if draw not in DRAWS:
     raise ValueError(f"draw={draw!r}, expected one of {DRAWS}.")
-  if num_drafts < 1:
-    raise ValueError(f"num_drafts={num_drafts}, expected at least 1.")
+  num_drafts = checks.count("num_drafts", num_drafts, 1)
   is_jax = isinstance(p, jax.Array) or isinstance(q, jax.Array)
   xp, dtype = (jnp, jnp.result_type(float)) if is_jax else (np, np.float64)
   p, q = xp.asarray(p, dtype), xp.asarray(q, dtype)
   _check_shapes(p.shape, q.shape, num_drafts, draw)
   for name, law in (("p", p), ("q", q)):
     if not isinstance(law, jax.core.Tracer):
-      _check_law(name, np.asarray(law))
+      checks.law(name, np.asarray(law), tolerance=SUM_TOLERANCE)
   if (draw in ("without_replacement", "greedy")
       and not isinstance(q, jax.core.Tracer)):
     _check_support(np.asarray(q), num_drafts, draw)
@@ -63,19 +64,6 @@ def _check_shapes(p, q, num_drafts, draw):
     raise ValueError(
         f"p has shape {p}, q {q}; expected q of shape {expected} for"
         f" num_drafts={num_drafts} drafts drawn {draw!r}.")
-
-
-def _check_law(name, law):
-  if not np.isfinite(law).all() or (law < 0).any():
-    bad = law[~(np.isfinite(law) & (law >= 0))][0]
-    raise ValueError(
-        f"{name} holds {bad}, expected finite probabilities of at least 0.")
-  total = law.sum(-1)
-  error = np.abs(total - 1)
-  if error.size and error.max() > SUM_TOLERANCE:
-    raise ValueError(
-        f"{name} sums to {total.flat[error.argmax()]}, expected 1 within"
-        f" {SUM_TOLERANCE}.")
 
 
 def _check_support(q, num_drafts, draw):

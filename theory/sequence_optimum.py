@@ -21,54 +21,29 @@ NumPy, float64, HiGHS.
 
 from collections.abc import Iterator
 from collections.abc import Sequence
-import itertools
 
 import numpy as np
-from scipy import optimize
-from scipy import sparse
 
 from theory import chains
 from theory import checks
+from theory import transport
+from theory import tree_rules
 
 _MAX_VARIABLES = 1 << 16
 # What HiGHS leaves open in a constraint.
 _SLACK = 1e-9
 
 
-def _transport(reward, draft_law, target_law, floor=None) -> np.ndarray:
-  """The coupling `f64[T, Y]` of the two laws with the largest mean reward.
-
-  `floor` is another reward `[T, Y]` and the least mean it may have.
-  """
-  rows, columns = reward.shape
-  marginals = sparse.vstack([
-      sparse.kron(sparse.eye(rows), np.ones((1, columns))),
-      sparse.kron(np.ones((1, rows)), sparse.eye(columns))])
-  bounds = {} if floor is None else {
-      "A_ub": -floor[0].reshape(1, -1), "b_ub": [-floor[1]]}
-  solved = optimize.linprog(
-      -reward.reshape(-1), A_eq=marginals,
-      b_eq=np.concatenate([draft_law, target_law]), method="highs", **bounds)
-  if solved.x is None:
-    raise ValueError(f"HiGHS found no coupling: {solved.message}")
-  return solved.x.reshape(reward.shape)
-
-
 def _draws(q, count, with_replacement
            ) -> Iterator[tuple[tuple[int, ...], float]]:
   """Successive draws from a law and their probability."""
-  size = q.shape[0]
-  for tokens in itertools.product(range(size), repeat=count):
-    weight, rest = 1.0, q
-    for token in tokens:
-      weight *= rest[token]
-      if weight == 0:
-        break
-      if not with_replacement:
-        rest = np.where(np.arange(size) == token, 0, rest)
-        rest = rest / max(rest.sum(), np.finfo(np.float64).tiny)
-    if weight > 0:
-      yield tokens, float(weight)
+  if not count:
+    yield (), 1.0
+    return
+  for token in () if q is None else np.flatnonzero(q).tolist():
+    rest = q if with_replacement else tree_rules.without(q, token)
+    for others, weight in _draws(rest, count - 1, with_replacement):
+      yield (token, *others), float(q[token]) * weight
 
 
 def _sets_of_paths(markov, branching, with_replacement, token=None
@@ -126,7 +101,8 @@ def whole_tree(markov: chains.Markov, branching: Sequence[int],
   reward = np.asarray([[
       sum(text[:depth] in paths for depth in range(1, len(text) + 1))
       for text in texts] for paths in trees], np.float64)
-  coupling = _transport(reward, law / law.sum(), joint.ravel() / joint.sum())
+  coupling = transport.best_coupling(
+      reward, law / law.sum(), joint.ravel() / joint.sum())
   return float((coupling * reward).sum())
 
 
@@ -188,8 +164,9 @@ def accepted_law(p, draws: Sequence[tuple[tuple[int, ...], float]], future,
   accept = np.asarray([np.isin(np.arange(p.size), drawn)
                        for drawn, _ in draws], np.float64)
   if is_careless:
-    most = float((_transport(accept, law, p) * accept).sum())
-    plan = _transport(-accept * future, law, p, (accept, most - _SLACK))
+    most = float((transport.best_coupling(accept, law, p) * accept).sum())
+    plan = transport.best_coupling(
+        -accept * future, law, p, (accept, most - _SLACK))
   else:
-    plan = _transport(accept * (1 + future), law, p)
+    plan = transport.best_coupling(accept * (1 + future), law, p)
   return (plan * accept).sum(0)

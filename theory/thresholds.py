@@ -13,7 +13,12 @@ from theory import policies
 
 
 def at_rejection(drafting: policies.Drafting, risk: float) -> policies.Stop:
-  """Verify once `Pr(some drafted token is rejected) >= risk`."""
+  """Verify once `Pr(some drafted token is rejected) >= risk`.
+
+  >>> steady = policies.Drafting([.5], [1.], [[1.]], 1., 10., 8)
+  >>> at_rejection(steady, .6)((0,)), at_rejection(steady, .6)((0, 0))
+  (False, True)
+  """
   return lambda path: 1 - drafting.survival(path) >= risk
 
 

@@ -160,21 +160,60 @@ def _check_size(q, num_drafts, draw):
 
 def _solve(p, sets, weights):
   """Flow `f64[M, V]` and token prices `f64[V]`, up to HiGHS's tolerance."""
-  row, token = np.nonzero(sets)
-  edges = np.arange(row.size)
-  limits = sparse.csr_array(
+  edges = np.nonzero(sets)
+  limits = _sums(edges, sets.shape)
+  found = _highs(-np.ones(edges[0].size), A_ub=limits,
+                 b_ub=np.append(weights, p))
+  flow = np.zeros(sets.shape)
+  flow[edges] = found.x
+  return flow, (-found.ineqlin.marginals[len(sets):]).clip(0, 1)
+
+
+def best_coupling(reward, rows, columns, floor=None) -> np.ndarray:
+  """The coupling of two laws with the largest mean reward.
+
+  Args:
+    reward: `[M, V]`.
+    rows: `[M]`, the law that its rows sum to.
+    columns: `[V]`, the law that its columns sum to.
+    floor: another reward `[M, V]` and the least mean it may have, or None.
+
+  Returns:
+    `f64[M, V]`, up to HiGHS's tolerance.
+
+  Raises:
+    RuntimeError: if there is none.
+
+  >>> best_coupling(np.eye(2), [.5, .5], [.7, .3]).round(6).tolist()
+  [[0.5, 0.0], [0.2, 0.3]]
+  """
+  reward = np.asarray(reward, np.float64)
+  edges = np.nonzero(np.ones(reward.shape))
+  bounds = {} if floor is None else {
+      "A_ub": -np.reshape(floor[0], (1, -1)), "b_ub": [-floor[1]]}
+  found = _highs(-reward.reshape(-1), A_eq=_sums(edges, reward.shape),
+                 b_eq=np.append(rows, columns), **bounds)
+  return found.x.reshape(reward.shape)
+
+
+def _sums(edges, shape):
+  """The matrix from a flow on edges `(row, column)` to its row, column sums."""
+  row, column = edges
+  flows = np.arange(row.size)
+  return sparse.csr_array(
       (np.ones(2 * row.size),
-       (np.append(row, len(sets) + token), np.append(edges, edges))),
-      shape=(len(sets) + p.size, row.size))
+       (np.append(row, shape[0] + column), np.append(flows, flows))),
+      shape=(sum(shape), row.size))
+
+
+def _highs(cost, **limits):
   found = optimize.linprog(
-      -np.ones(row.size), A_ub=limits, b_ub=np.append(weights, p),
-      method="highs", options={"primal_feasibility_tolerance": 1e-10,
-                               "dual_feasibility_tolerance": 1e-10})
+      cost, method="highs", **limits,
+      options={"primal_feasibility_tolerance": 1e-10,
+               "dual_feasibility_tolerance": 1e-10})
   if found.status != 0:
     raise RuntimeError(f"HiGHS found no optimum: {found.message}")
-  flow = np.zeros(sets.shape)
-  flow[row, token] = found.x
-  return flow, (-found.ineqlin.marginals[len(sets):]).clip(0, 1)
+  return found
 
 
 def _fit(p, weights, flow):

@@ -37,7 +37,7 @@ def recursive_rejection(p, q, num_children: int, with_replacement: bool
     return accepted
   residual = residual / residual.sum()
   for token in np.flatnonzero(q > p):
-    rest = q if with_replacement else _without(q, token)
+    rest = q if with_replacement else without(q, token)
     if rest is not None:
       accepted = accepted + (q - p)[token] * recursive_rejection(
           residual, rest, num_children - 1, with_replacement)
@@ -46,7 +46,12 @@ def recursive_rejection(p, q, num_children: int, with_replacement: bool
 
 def naive_sampling(p, q, num_children: int, with_replacement: bool
                    ) -> np.ndarray:
-  """The target's own sample, accepted where it is among the children."""
+  """The target's own sample, accepted where it is among the children.
+
+  >>> p, q = np.asarray([.5, .3, .2]), np.asarray([.2, .3, .5])
+  >>> naive_sampling(p, q, 2, True).round(6).tolist()
+  [0.18, 0.153, 0.15]
+  """
   return p * _is_drawn(q, num_children, with_replacement)
 
 
@@ -56,14 +61,21 @@ def _is_drawn(q, count, with_replacement):
     return 1 - (1 - q) ** count
   drawn = q.copy()
   for token in np.flatnonzero(q) if count > 1 else ():
-    rest = _without(q, token)
+    rest = without(q, token)
     if rest is not None:
       drawn += q[token] * _is_drawn(rest, count - 1, False)
   return drawn
 
 
-def _without(q, token):
-  """The law without a token; None if there is nothing left."""
+def without(q, token: int) -> np.ndarray | None:
+  """The law `[V]` of what is drawn after a token, which is not drawn again.
+
+  Returns:
+    `f64[V]`, or None if there is nothing left.
+
+  >>> without(np.asarray([.5, .25, .25]), 0)
+  array([0. , 0.5, 0.5])
+  """
   rest = q.copy()
   rest[token] = 0
   return rest / rest.sum() if rest.sum() > _VANISHED else None
@@ -149,7 +161,7 @@ class _Traversal:
     for token in np.flatnonzero(q):
       ratio = accept * p[token] / q[token]
       child = self.node(token, depth + 1, min(1.0, ratio))
-      next_q = q if self._with_replacement else _without(q, token)
+      next_q = q if self._with_replacement else without(q, token)
       others = self._siblings(next_p, next_q, left, count - 1, depth)
       accepted += q[token] * (child + (1 - child.sum()) * others)
     return accepted

@@ -50,7 +50,8 @@ class Entry:
     family: the folder it lives in.
     papers: the sources.
     exact: whether the output law equals the target's.
-    drafter: the key of the drafter's parameters in a bundle, or None.
+    drafter: the key of the drafter's parameters in a bundle; a tuple of keys
+      if they are several, by key; or None.
     summary: one line, the first of the builder's docstring.
   """
 
@@ -59,7 +60,7 @@ class Entry:
   family: str
   papers: tuple[Paper, ...]
   exact: bool
-  drafter: str | None
+  drafter: str | tuple[str, ...] | None
   summary: str
 
 

@@ -57,6 +57,12 @@ def check_compatible(system: System) -> None:
     raise IncompatibleParts(
         f"drafter {system.drafter!r} draws children {foreign[0]!r}, rule"
         f" {rule!r} is valid for {rule.draws} only.")
+  ignores_drafts = getattr(rule, "ignores_drafts", False)
+  if (needs.memory or needs.mates) and not ignores_drafts:
+    raise IncompatibleParts(
+        f"drafter {system.drafter!r} remembers other rows or requests, the law"
+        f" of rule {rule!r} depends on the drafts: a row's text would depend on"
+        " what was decoded beside or before it.")
   drafts = getattr(system.drafter, "max_children", 1)
   if rule.max_drafts is not None and drafts > rule.max_drafts:
     raise IncompatibleParts(
@@ -73,14 +79,17 @@ def check_compatible(system: System) -> None:
 
 def context(params: types.Params, state: types.DecodeState) -> types.Context:
   return types.Context(state.tokens, state.length, state.keys, params.target,
-                       state.cache)
+                       state.cache, state.verifier)
 
 
-def propose(system: System, params: types.Params, state: types.DecodeState
+def propose(system: System, params: types.Params, state: types.DecodeState,
+            hosted: types.HostDraft | None = None
             ) -> tuple[types.DraftTree, Any]:
-  """The drafter's half of a round."""
+  """The drafter's half of a round; `hosted` is what its host half drafted."""
+  more = (hosted,) if system.drafter.needs.host_store else ()
   return system.drafter.propose(
-      params.drafter, state.drafter, context(params, state), system.sampling)
+      params.drafter, state.drafter, context(params, state), system.sampling,
+      *more)
 
 
 def verify(system: System, params: types.Params, state: types.DecodeState,
@@ -95,27 +104,50 @@ def judge(system: System, params: types.Params, state: types.DecodeState,
           tree: types.DraftTree, drafter: Any
           ) -> tuple[types.DecodeState, types.Outcome]:
   """Forward, verify, stop, commit, update; returns what was decided."""
-  mask = tree_lib.ancestor_mask(tree.parents, tree.valid)
-  out = system.target.forward(
-      params.target, tree.tokens, tree_lib.positions(tree, state.length),
-      mask, state.cache, taps=system.drafter.needs.taps)
+  out, riders = forward(system, params, state, tree, drafter)
   verdict = system.walk(
       system.verifier, system.sampling, tree, out.logits,
       context(params, state))
   verdict, status, emitted = stop(system, state, tree, out, verdict)
   tokens, length = append(state, emitted, verdict.count)
-  outcome = types.Outcome(verdict, tree, out, tokens, length)
+  outcome = types.Outcome(verdict, tree, out, tokens, length, riders)
   new_state = state.replace(
       tokens=tokens, length=length, status=status,
       cache=state.cache.commit(out.fresh, verdict.path, verdict.count),
-      drafter=system.drafter.update(params.drafter, drafter, outcome))
+      drafter=system.drafter.update(params.drafter, drafter, outcome),
+      verifier=verdict.carry)
   return new_state, outcome
 
 
-def step(system: System, params: types.Params, state: types.DecodeState
+def forward(system: System, params: types.Params, state: types.DecodeState,
+            tree: types.DraftTree, drafter: Any
+            ) -> tuple[types.ModelOut, types.ModelOut | None]:
+  """The target over the tree and, in the same pass, the drafter's riders."""
+  tokens = tree.tokens
+  positions = tree_lib.positions(tree, state.length)
+  mask = tree_lib.ancestor_mask(tree.parents, tree.valid)
+  if system.drafter.needs.riders:
+    riders = system.drafter.riders(
+        params.drafter, drafter, context(params, state), tree)
+    num_riders = riders.tokens.shape[1]
+    tokens = jnp.concatenate([tokens, riders.tokens], axis=1)
+    positions = jnp.concatenate([positions, riders.positions], axis=1)
+    mask = jnp.concatenate(
+        [jnp.pad(mask, ((0, 0), (0, 0), (0, num_riders))), riders.mask], axis=1)
+  out = system.target.forward(
+      params.target, tokens, positions, mask, state.cache,
+      taps=system.drafter.needs.taps)
+  if not system.drafter.needs.riders:
+    return out, None
+  return (out.part(slice(tree.num_nodes)),
+          out.part(slice(tree.num_nodes, None)))
+
+
+def step(system: System, params: types.Params, state: types.DecodeState,
+         hosted: types.HostDraft | None = None
          ) -> tuple[types.DecodeState, types.StepInfo]:
   """One round of speculative decoding. Pure; rows that stopped stay as is."""
-  tree, drafter = propose(system, params, state)
+  tree, drafter = propose(system, params, state, hosted)
   return verify(system, params, state, tree, drafter)
 
 
@@ -154,7 +186,8 @@ def stop(system: System, state: types.DecodeState, tree: types.DraftTree,
   last_node = jnp.take_along_axis(
       verdict.path, jnp.maximum(count - 1, 0)[:, None], 1)
   path = jnp.where(slots < count[:, None], verdict.path, last_node)
-  cut = types.Verdict(path, count.astype(jnp.int32), last[:, 0])
+  cut = verdict.replace(path=path, count=count.astype(jnp.int32),
+                        next_token=last[:, 0])
   return cut, status, emitted
 
 

@@ -58,16 +58,41 @@ def chain(root: jax.Array, drafts: jax.Array, num_valid: jax.Array,
   return types.DraftTree(tokens, parents, valid, q, draw, depth, 1)
 
 
-def static_parents(branching: tuple[int, ...]) -> np.ndarray:
-  """Parents of the complete tree in which depth d nodes have b_d children.
+def child_counts(branching) -> tuple[tuple[int, ...], ...]:
+  """By level, how many children each node of the level has.
+
+  Args:
+    branching: by level, one number for all nodes or one for each.
+
+  Raises:
+    ValueError: if a level lists more or fewer numbers than it has nodes.
+  """
+  counts, width = [], 1
+  for level, entry in enumerate(branching):
+    per_node = (entry,) * width if isinstance(entry, int) else tuple(entry)
+    if len(per_node) != width:
+      raise ValueError(
+          f"branching={branching}: level {level} lists {len(per_node)} numbers"
+          f" of children, expected one for each of its {width} nodes.")
+    counts.append(per_node)
+    width = sum(per_node)
+  return tuple(counts)
+
+
+def static_parents(branching) -> np.ndarray:
+  """Parents of the tree in which nodes have that many children.
 
   Nodes are numbered level by level; siblings are adjacent.
+
+  Args:
+    branching: see `child_counts`.
   """
-  parents, level, next_index = [-1], [0], 1
-  for width in branching:
-    parents += [node for node in level for _ in range(width)]
-    level = list(range(next_index, next_index + len(level) * width))
-    next_index += len(level)
+  parents, start = [-1], 0
+  for counts in child_counts(branching):
+    first = len(parents)
+    for node, count in enumerate(counts, start):
+      parents += [node] * count
+    start = first
   return np.asarray(parents, np.int32)
 
 
@@ -94,41 +119,63 @@ def children(parents: jax.Array, valid: jax.Array, node: jax.Array,
   return jnp.where(exists, order, 0), exists
 
 
-def prune(tree: types.DraftTree, scores: jax.Array, budget: int
-          ) -> types.DraftTree:
-  """Keeps the `budget` best nodes together with all that leads to them.
+def select(parents: jax.Array, valid: jax.Array, scores: jax.Array,
+           budget: int) -> jax.Array:
+  """The `budget` best nodes together with all that leads to them.
 
   A node scores at most what its parent scores (the minimum along the path is
-  taken), and ties go to the lower index, so the kept set is prefix-closed.
+  taken), and ties go to the lower index, so the chosen set is prefix-closed,
+  and no prefix-closed set of that size has a larger sum if scores fall along
+  paths by themselves.
 
   Args:
-    tree: with at least `budget` nodes.
-    scores: `f32[B, N]`; the root is always kept.
-    budget: nodes to keep, the root included; static.
+    parents: `i32[B, N]`.
+    valid: `bool[B, N]`; invalid nodes come last.
+    scores: `f[B, N]`; the root is always chosen.
+    budget: at most N; static.
+
+  Returns:
+    `i32[B, budget]` node indices, ascending.
+  """
+  # Every path has the root, whose own score must not cap the others.
+  closed = scores.at[:, 0].set(jnp.inf)
+  ancestor = jnp.maximum(parents, 0)
+  # Each turn doubles the stretch of path that the minimum has seen.
+  for _ in range(max(1, math.ceil(math.log2(max(parents.shape[-1], 2))))):
+    closed = jnp.minimum(closed, jnp.take_along_axis(closed, ancestor, 1))
+    ancestor = jnp.take_along_axis(ancestor, ancestor, 1)
+  closed = jnp.where(valid, closed, -jnp.inf)
+  order = jnp.argsort(-closed, axis=-1, stable=True)
+  return jnp.sort(order[:, :budget], axis=-1).astype(jnp.int32)
+
+
+def take(tree: types.DraftTree, kept: jax.Array) -> types.DraftTree:
+  """The tree of the nodes `i32[B, M]`, ascending and prefix-closed."""
+  rows = jnp.arange(kept.shape[0])[:, None]
+  rank = jnp.zeros(tree.parents.shape, jnp.int32).at[rows, kept].set(
+      jnp.arange(kept.shape[1], dtype=jnp.int32)[None])
+  pick = lambda a: jnp.take_along_axis(a, kept, 1)
+  old_parents = pick(tree.parents)
+  parents = jnp.take_along_axis(rank, jnp.maximum(old_parents, 0), 1)
+  q = None if tree.q is None else jnp.take_along_axis(
+      tree.q, kept[:, :, None], 1)
+  return tree.replace(
+      tokens=pick(tree.tokens), valid=pick(tree.valid), q=q,
+      parents=jnp.where(old_parents < 0, -1, parents))
+
+
+def prune(tree: types.DraftTree, scores: jax.Array, budget: int
+          ) -> types.DraftTree:
+  """Keeps the `budget` best nodes, the root included; see `select`.
+
+  Raises:
+    ValueError: if the budget is below 1 or above the number of nodes.
   """
   if not 1 <= budget <= tree.num_nodes:
     raise ValueError(
         f"budget={budget} nodes, the tree has {tree.num_nodes}; expected"
         " between 1 and that.")
-  mask = ancestor_mask(tree.parents, jnp.ones_like(tree.valid))
-  # Every path has the root, whose own score must not cap the others.
-  scores = scores.at[:, 0].set(jnp.inf)
-  closed = jnp.where(mask, scores[:, None, :], jnp.inf).min(-1)
-  closed = jnp.where(tree.valid, closed, -jnp.inf)
-  order = jnp.argsort(-closed, axis=-1, stable=True)
-  kept = jnp.sort(order[:, :budget], axis=-1)
-  rank = jnp.zeros(tree.parents.shape, jnp.int32)
-  rows = jnp.arange(rank.shape[0])[:, None]
-  rank = rank.at[rows, kept].set(
-      jnp.arange(budget, dtype=jnp.int32)[None])
-  take = lambda a: jnp.take_along_axis(a, kept, 1)
-  old_parents = take(tree.parents)
-  parents = jnp.take_along_axis(rank, jnp.maximum(old_parents, 0), 1)
-  q = None if tree.q is None else jnp.take_along_axis(
-      tree.q, kept[:, :, None], 1)
-  return tree.replace(
-      tokens=take(tree.tokens), valid=take(tree.valid), q=q,
-      parents=jnp.where(old_parents < 0, -1, parents))
+  return take(tree, select(tree.parents, tree.valid, scores, budget))
 
 
 def merge(first: types.DraftTree, second: types.DraftTree) -> types.DraftTree:

@@ -27,6 +27,7 @@ class Role(enum.IntEnum):
 
   EMIT = 0  # the one draw that decides the emitted token
   DRAFT = 1  # everything a drafter draws
+  CONTROL = 2  # how many tokens are drafted
 
 
 # How the children of a node were drawn. "greedy": the K - 1 most likely tokens
@@ -71,6 +72,15 @@ class ModelOut:
   fresh: FreshKV
   taps: dict[Any, jax.Array]
 
+  def part(self, which: slice) -> "ModelOut":
+    """The same for some of the T tokens."""
+    cut = lambda arrays: tuple(a[:, :, which] for a in arrays)
+    fresh = FreshKV(cut(self.fresh.k), cut(self.fresh.v),
+                    self.fresh.positions[:, which])
+    logits = None if self.logits is None else self.logits[:, which]
+    return ModelOut(logits, fresh, jax.tree.map(
+        lambda a: a[:, which], self.taps))
+
 
 @struct.dataclass
 class DraftTree:
@@ -104,6 +114,43 @@ class DraftTree:
 
 
 @struct.dataclass
+class Riders:
+  """Tokens that share the target's forward but are no drafts.
+
+  They are never verified and never committed; nodes of the tree do not see
+  them. The committed prefix is visible to all.
+
+  Attributes:
+    tokens: `i32[B, R]`.
+    positions: `i32[B, R]`, positions in the text.
+    mask: `bool[B, R, N + R]`, True where a rider may look: at the nodes of the
+      tree, then at the riders.
+  """
+
+  tokens: jax.Array
+  positions: jax.Array
+  mask: jax.Array
+
+
+@struct.dataclass
+class HostDraft:
+  """A tree as a host store gives it, below the root; arrays of fixed shape.
+
+  Attributes:
+    tokens: `i32[B, M]`.
+    parents: `i32[B, M]`, in the numbering of the whole tree: 0 is the root, the
+      first node here is 1; smaller than the node's own number.
+    valid: `bool[B, M]`.
+    score: `f32[B]`, how much the store trusts the draft, in its own unit.
+  """
+
+  tokens: jax.Array
+  parents: jax.Array
+  valid: jax.Array
+  score: jax.Array
+
+
+@struct.dataclass
 class Verdict:
   """Which nodes of a tree were accepted, and what was emitted after them.
 
@@ -114,11 +161,14 @@ class Verdict:
       tokens emitted this round. 0 = the row emitted nothing.
     next_token: `i32[B]`, the token after the last accepted node: a correction
       or a bonus. It becomes the next root.
+    carry: what the rule hands to its next round, see
+      `protocols.Verifier.init_state`; () for most rules.
   """
 
   path: jax.Array
   count: jax.Array
   next_token: jax.Array
+  carry: Any = ()
 
 
 @struct.dataclass
@@ -131,6 +181,7 @@ class Context:
     keys: `key[B]`, one per row; fold in a position and a role before use.
     target_params: parameters of the target.
     target_cache: the target's cache, read only.
+    carry: what the rule handed on, () for most rules.
   """
 
   tokens: jax.Array
@@ -138,6 +189,7 @@ class Context:
   keys: jax.Array
   target_params: Any
   target_cache: Any
+  carry: Any = ()
 
   @property
   def root(self) -> jax.Array:
@@ -153,6 +205,7 @@ class Outcome:
     verdict: after end of text and budget were applied.
     tree: the tree that was verified.
     out: the target's forward over the tree.
+    riders: the same forward over the drafter's riders, or None.
     tokens: `i32[B, L]`, the committed text after the round.
     length: `i32[B]`, its length.
   """
@@ -162,6 +215,7 @@ class Outcome:
   out: ModelOut
   tokens: jax.Array
   length: jax.Array
+  riders: ModelOut | None = None
 
 
 @struct.dataclass
@@ -170,6 +224,39 @@ class Params:
 
   target: Any
   drafter: Any = None
+
+
+@struct.dataclass
+class Drafted:
+  """What a controller may look at once a token of a chain is drawn.
+
+  Attributes:
+    index: `i32[]`, tokens drafted before it in this round.
+    confidence: `f32[B]`, its probability under the draft at temperature 1.
+    features: the draft model's taps by name, `[B, E]`, at the token *before*
+      it, from the forward pass that gave its law.
+  """
+
+  index: jax.Array
+  confidence: jax.Array
+  features: dict[Any, jax.Array]
+
+
+@struct.dataclass
+class Checked:
+  """What a controller learns after a round.
+
+  Attributes:
+    drafted: `i32[B]`, at least 1.
+    accepted: `i32[B]`, of them, before the first that was not.
+    is_full: `bool[B]`, whether no more could have been drafted.
+    is_active: `bool[B]`, whether the row took part in the round.
+  """
+
+  drafted: jax.Array
+  accepted: jax.Array
+  is_full: jax.Array
+  is_active: jax.Array
 
 
 @struct.dataclass
@@ -184,6 +271,7 @@ class DecodeState:
     status: `i32[B]`, a `Status`.
     cache: the target's cache; holds `length - 1` tokens of each running row.
     drafter: the drafter's own state.
+    verifier: the rule's own state, () for most rules.
   """
 
   keys: jax.Array
@@ -193,6 +281,7 @@ class DecodeState:
   status: jax.Array
   cache: Any
   drafter: Any
+  verifier: Any = ()
 
   @property
   def is_running(self) -> jax.Array:

@@ -15,11 +15,12 @@ from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import tree as tree_lib
 from spec_jax.core import types
 from spec_jax.drafters import draft_model
+from spec_jax.drafters import level_drafter
 from spec_jax.trees import stochastic_beam
 
 
 @dataclasses.dataclass(frozen=True)
-class BeamDraftModel(draft_model.LevelDrafter):
+class BeamDraftModel(level_drafter.LevelDrafter):
   """Drafts the best sequences of a smaller model of the same vocabulary.
 
   At temperature > 0 a level is a sample of sequences without replacement
@@ -73,8 +74,9 @@ class _BeamGrower:
       self._draw, self._sampling = "top_k", sampling_lib.Sampling(
           repetition_penalty=sampling.repetition_penalty)
     # Levels of 1, W, W, ... nodes; each node has one set of clocks, or none.
-    noise = drafter.noise(
-        self._draw, ctx, (drafter.width,) + (1,) * (drafter.depth - 1))
+    noise = draft_model.noise(
+        self._draw, ctx, (1,) + (drafter.width,) * (drafter.depth - 1),
+        (drafter.width,) * drafter.depth, drafter.model.vocab_size)
     self._clocks = jax.tree.map(lambda level: level[:, :, 0], noise)
     batch = ctx.root.shape[0]
     self._beam = jax.tree.map(
@@ -84,7 +86,7 @@ class _BeamGrower:
     self._parents = [jnp.full((batch, 1), -1, jnp.int32)]
     self._valid = [jnp.ones((batch, 1), bool)]
     self.tokens = [ctx.root[:, None]]
-    self._seen = draft_model.seen_by_root(drafter.model, ctx, sampling)
+    self._seen = level_drafter.seen_by_root(drafter.model, ctx, sampling)
 
   def ancestors(self, level: int) -> jax.Array:
     """`bool[B, W, F]`: which nodes up to its own level a node may see."""

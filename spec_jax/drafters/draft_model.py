@@ -1,122 +1,37 @@
 """A separate draft model that grows a static tree, level by level.
 
-A chain is the tree whose levels all have one node.
+A chain is the tree whose levels all have one node. Nodes of one level may have
+different numbers of children, as in the tables of `trees.shapes`.
 """
 
 import dataclasses
 import functools
-from typing import Any
 
-from flax import struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spec_jax.caches import dense
 from spec_jax.core import keys as keys_lib
 from spec_jax.core import protocols
 from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import tree as tree_lib
 from spec_jax.core import types
-from spec_jax.models import prefill as prefill_lib
+from spec_jax.drafters import level_drafter
 
 _DRAWS = types.RANDOM_DRAWS + ("top_k", "coupled")
-
-
-@struct.dataclass
-class DraftModelState:
-  """The draft model's memory.
-
-  Attributes:
-    cache: keys and values of committed text. It trails the text by the root,
-      and by one token more after a round that accepted a leaf: leaves are
-      never fed to the draft model in the round that draws them.
-    fresh: keys and values of this round's inner nodes, by node index.
-  """
-
-  cache: Any
-  fresh: types.FreshKV
+# The first draws of many are what fewer draws would have been.
+_RAGGED = ("without_replacement", "top_k")
 
 
 @dataclasses.dataclass(frozen=True)
-class LevelDrafter:
-  """Feeds a draft model a tree level by level; caches what was accepted.
-
-  A subclass has `depth`, `level_starts` (index of the first node of each level,
-  and the number of nodes) and `grower(ctx, sampling)`, which draws the levels.
-
-  Attributes:
-    model: a `protocols.TargetModel`.
-  """
-
-  model: Any
-
-  def init(self, params, batch, capacity):
-    return DraftModelState(
-        cache=dense.empty(self.model, batch, capacity),
-        fresh=self.model.empty_scratch(batch, self.level_starts[-2]))
-
-  def prefill(self, params, state, tokens, count):
-    return state.replace(cache=prefill_lib.absorb(
-        self.model, params, state.cache, tokens, count))
-
-  def propose(self, params, state, ctx, sampling):
-    """One forward per level; the first also feeds what the cache lacks."""
-    logits, state = self._feed_root(params, state, ctx)
-    grower = self.grower(ctx, sampling)
-    fresh = state.fresh
-    for level in range(self.depth):
-      grower.draw_level(level, logits)
-      if level + 1 < self.depth:
-        out = self._feed_level(params, state.cache, fresh, grower, level + 1,
-                               ctx.length)
-        logits, fresh = out.logits, _append(fresh, out.fresh)
-    return grower.tree(), state.replace(fresh=fresh)
-
-  def update(self, params, state, outcome):
-    """Commits the accepted inner nodes; an accepted leaf is fed next round."""
-    verdict = outcome.verdict
-    slots = jnp.arange(verdict.path.shape[1])[None]
-    is_inner = verdict.path < self.level_starts[-2]
-    known = ((slots < verdict.count[:, None]) & is_inner).sum(-1)
-    path = jnp.where(is_inner, verdict.path, 0)
-    return state.replace(
-        cache=state.cache.commit(state.fresh, path, known.astype(jnp.int32)))
-
-  def noise(self, draw, ctx, branching):
-    """See `_noise`; the levels are as wide as `branching` makes them."""
-    return _noise(draw, ctx, branching, self.model.vocab_size)
-
-  def _feed_root(self, params, state, ctx):
-    """Feeds the last two tokens; the first only where the cache lacks it."""
-    slots = ctx.length[:, None] - 2 + jnp.arange(2)[None]
-    tokens = jnp.take_along_axis(ctx.tokens, jnp.maximum(slots, 0), axis=1)
-    is_lacking = slots >= state.cache.length[:, None]
-    causal = jnp.tril(jnp.ones((2, 2), bool))
-    out = self.model.forward(
-        params, tokens, jnp.maximum(slots, 0),
-        causal[None] & is_lacking[:, None, :], state.cache)
-    cache = state.cache.commit(
-        out.fresh, jnp.zeros_like(slots[:, :1]),
-        is_lacking[:, 0].astype(jnp.int32))
-    root = _slice(out.fresh, 1, 2)
-    return out.logits[:, 1:], state.replace(cache=cache, fresh=root)
-
-  def _feed_level(self, params, cache, fresh, grower, level, length):
-    tokens = grower.tokens[level]
-    positions = jnp.broadcast_to(
-        length[:, None] - 1 + level, tokens.shape)
-    return self.model.forward(
-        params, tokens, positions, grower.ancestors(level), cache, past=fresh)
-
-
-@dataclasses.dataclass(frozen=True)
-class DraftModel(LevelDrafter):
+class DraftModel(level_drafter.LevelDrafter):
   """Drafts with a smaller model of the same vocabulary.
 
   Attributes:
     model: a `protocols.TargetModel`.
-    branching: children per node, by depth; `(1, 1, 1)` is a chain of three.
+    branching: children per node, by depth; `(1, 1, 1)` is a chain of three. A
+      tuple in place of a number lists them node by node; siblings are then
+      drawn "without_replacement" or "top_k".
     draw: how children are drawn at temperature > 0: "iid",
       "without_replacement", "greedy" (all but the last child are the most
       likely tokens), "top_k" (deterministic) or "coupled" (with the noise of
@@ -126,17 +41,22 @@ class DraftModel(LevelDrafter):
       coupled child takes one of them, its siblings the others.
   """
 
-  branching: tuple[int, ...] = (1, 1, 1, 1)
+  branching: tuple[int | tuple[int, ...], ...] = (1, 1, 1, 1)
   draw: str = "iid"
   num_clocks: int = 1
 
   def __post_init__(self):
-    if not self.branching or min(self.branching) < 1:
+    if not self.branching or any(
+        max(level, default=0) < 1 or min(level) < 0 for level in self.counts):
       raise ValueError(
           f"branching={self.branching}, expected at least one level and at"
-          " least one child per node.")
+          " least one child per level.")
     if self.draw not in _DRAWS:
       raise ValueError(f"draw={self.draw!r}, expected one of {_DRAWS}.")
+    if self.draw not in _RAGGED and not self._is_uniform:
+      raise ValueError(
+          f"branching={self.branching} differs from node to node, expected"
+          f" draw to be one of {_RAGGED}, got {self.draw!r}.")
     if self.draw == "coupled" and self.max_children > self.num_clocks:
       raise ValueError(
           f"draw='coupled' has num_clocks={self.num_clocks} noises to give to"
@@ -151,8 +71,14 @@ class DraftModel(LevelDrafter):
   def needs(self) -> protocols.Needs:
     return protocols.Needs(draws=(self.draw,))
 
-  def noise(self, draw, ctx, branching):
-    return _noise(draw, ctx, branching, self.model.vocab_size, self.num_clocks)
+  @property
+  def counts(self) -> tuple[tuple[int, ...], ...]:
+    """By level, how many children each node of the level has."""
+    return tree_lib.child_counts(self.branching)
+
+  @property
+  def _is_uniform(self) -> bool:
+    return all(min(level) == max(level) for level in self.counts)
 
   @property
   def depth(self) -> int:
@@ -160,38 +86,23 @@ class DraftModel(LevelDrafter):
 
   @property
   def max_children(self) -> int:
-    return max(self.branching)
+    return max(map(max, self.counts))
 
   @property
   def level_starts(self) -> tuple[int, ...]:
     """Index of the first node of each level, and the number of nodes."""
-    sizes = np.cumprod((1,) + self.branching)
-    return tuple(int(n) for n in np.concatenate([[0], np.cumsum(sizes)]))
+    sizes = (1,) + tuple(map(sum, self.counts))
+    return (0,) + tuple(int(n) for n in np.cumsum(sizes))
+
+  @property
+  def fed(self):
+    """By level, the nodes that have children."""
+    return tuple(
+        tuple(start + i for i, count in enumerate(level) if count)
+        for start, level in zip(self.level_starts, self.counts))
 
   def grower(self, ctx, sampling):
     return _Grower(self, ctx, sampling)
-
-
-def _slice(fresh: types.FreshKV, start: int, stop: int) -> types.FreshKV:
-  cut = lambda a: a[:, :, start:stop]
-  return types.FreshKV(tuple(map(cut, fresh.k)), tuple(map(cut, fresh.v)),
-                       fresh.positions[:, start:stop])
-
-
-def _append(fresh: types.FreshKV, new: types.FreshKV) -> types.FreshKV:
-  join = lambda a, b: jnp.concatenate([a, b], axis=2)
-  return types.FreshKV(
-      tuple(map(join, fresh.k, new.k)), tuple(map(join, fresh.v, new.v)),
-      jnp.concatenate([fresh.positions, new.positions], axis=1))
-
-
-def seen_by_root(model, ctx: types.Context, sampling: sampling_lib.Sampling
-                 ) -> jax.Array | None:
-  """`bool[B, 1, V]`, tokens of the text; None where no law asks for them."""
-  if not sampling.needs_seen:
-    return None
-  return sampling_lib.seen_tokens(
-      ctx.tokens, ctx.length, model.vocab_size)[:, None]
 
 
 class _Grower:
@@ -203,11 +114,14 @@ class _Grower:
     # At temperature 0 a law is a point mass, and its draws would all be equal.
     self._draw = "top_k" if sampling.is_greedy else drafter.draw
     self._parents = tree_lib.static_parents(drafter.branching)
-    self._noise = drafter.noise(self._draw, ctx, drafter.branching)
+    self._noise = noise(
+        self._draw, ctx, tuple(map(len, drafter.fed)),
+        tuple(map(max, drafter.counts)), drafter.model.vocab_size,
+        drafter.num_clocks)
     self._laws = []
     self._valid = [jnp.ones(ctx.root[:, None].shape, bool)]
     self.tokens = [ctx.root[:, None]]
-    self._seen = seen_by_root(drafter.model, ctx, sampling)
+    self._seen = level_drafter.seen_by_root(drafter.model, ctx, sampling)
 
   def ancestors(self, level: int) -> jax.Array:
     """`bool[B, W, F]`: which nodes up to its own level a node may see."""
@@ -219,18 +133,26 @@ class _Grower:
     return jnp.asarray(pattern[start:stop])[None] & valid[:, None, :]
 
   def draw_level(self, level: int, logits: jax.Array) -> None:
-    """Draws the children of all nodes of a level from `f32[B, W, V]`."""
-    width = self._drafter.branching[level]
+    """Draws the children of a level from `f32[B, W, V]`, W the fed nodes."""
+    counts = self._drafter.counts[level]
+    inner = np.flatnonzero(counts)
+    width = max(counts)
+    # By child, the place of its parent among the fed nodes and its own rank.
+    parents, ranks = np.nonzero(
+        np.arange(width)[None] < np.asarray(counts)[inner][:, None])
+    if self._seen is not None:
+      self._seen = level_drafter.pick(self._seen, inner)
     p = self._sampling.probs(logits, self._seen)
     tokens, exists = _DRAW_FNS[self._draw](
         logits if self._draw == "top_k" else p, self._noise[level], width)
-    flat = (tokens.shape[0], -1)
-    parent_valid = jnp.repeat(self._valid[-1], width, axis=1)
-    self.tokens.append(tokens.reshape(flat))
-    self._valid.append(exists.reshape(flat) & parent_valid)
+    children = lambda a: level_drafter.pick(
+        a.reshape(a.shape[0], -1), parents * width + ranks)
+    parent_valid = level_drafter.pick(self._valid[-1], inner[parents])
+    self.tokens.append(children(tokens))
+    self._valid.append(children(exists) & parent_valid)
     self._laws.append(p)
     if self._seen is not None:
-      seen = jnp.repeat(self._seen, width, axis=1)
+      seen = level_drafter.pick(self._seen, parents)
       self._seen = seen | jax.nn.one_hot(
           self.tokens[-1], seen.shape[-1], dtype=bool)
 
@@ -238,10 +160,11 @@ class _Grower:
     tokens = jnp.concatenate(self.tokens, axis=1)
     batch, num_nodes = tokens.shape
     q = None
-    if self._draw in types.RANDOM_DRAWS:
-      num_leaves = num_nodes - self._drafter.level_starts[-2]
-      q = jnp.pad(jnp.concatenate(self._laws, axis=1),
-                  ((0, 0), (0, num_leaves), (0, 0)))
+    if self._draw in types.RANDOM_DRAWS:  # Leaves have no children.
+      laws = jnp.concatenate(self._laws, axis=1)
+      extra = 1 if self._drafter.slots.max() == laws.shape[1] else 0
+      q = level_drafter.pick(
+          jnp.pad(laws, ((0, 0), (0, extra), (0, 0))), self._drafter.slots)
     return types.DraftTree(
         tokens=tokens,
         parents=jnp.broadcast_to(jnp.asarray(self._parents)[None],
@@ -281,24 +204,31 @@ _DRAW_FNS = {
 }
 
 
-def _noise(draw: str, ctx: types.Context, branching: tuple[int, ...],
-           vocab_size: int, num_clocks: int = 1
-           ) -> list[jax.Array | None]:
-  """Noise of all draws of a round, by level: `f32[B, W, 1 or width, V]`.
+def noise(draw: str, ctx: types.Context, widths: tuple[int, ...],
+          most: tuple[int, ...], vocab_size: int, num_clocks: int = 1
+          ) -> list[jax.Array | None]:
+  """Noise of all draws of a round, by level: `f32[B, W, 1 or K, V]`.
 
   Made in one go: as many short operations one after another would take longer
   than the draft model's own arithmetic. Iid siblings have a draw each, numbered
   by the drawn node; other draws one per parent, numbered by it. Coupled nodes
   of a level go around the `num_clocks` noises of the emitting draw, so that
   the chains below a root keep one each.
+
+  Args:
+    draw: one of `types.DRAWS`.
+    ctx: gives keys and lengths.
+    widths: by level, how many nodes have children.
+    most: by level, most children of one; read only where each has a draw.
+    vocab_size: V.
+    num_clocks: see `DraftModel`.
   """
   if draw == "top_k":
-    return [None] * len(branching)
+    return [None] * len(widths)
   is_list = draw == "coupled" and num_clocks > 1
   per_child = draw == "iid" or is_list
-  widths = np.cumprod((1,) + branching)
-  counts = widths[1:] if per_child else widths[:-1]
-  levels = np.repeat(np.arange(len(branching)), counts)
+  counts = np.multiply(widths, most) if per_child else np.asarray(widths)
+  levels = np.repeat(np.arange(len(widths)), counts)
   numbers = np.arange(len(levels)) + int(per_child)
   positions = ctx.length[:, None] + jnp.asarray(levels, jnp.int32)[None]
   if draw == "coupled":

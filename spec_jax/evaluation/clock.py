@@ -82,6 +82,10 @@ class Clock:
     self._executor = executor or fused.Fused()
     self._warm = set()
 
+  def forget(self) -> None:
+    """Empties the memory of drafters that learn across requests."""
+    self._executor.memory.clear()
+
   def decode(self, system: system_lib.System, params: types.Params,
              prompts: decoding.Prompts, keys: jax.Array, max_new_tokens: int
              ) -> tuple[decoding.Decoded, Lap]:
@@ -98,25 +102,28 @@ class Clock:
     case = (system, prompts.tokens.shape, capacity)
     if case not in self._warm:
       # The budget is traced: a short decode compiles what a long one runs.
-      self._decode(system, params, prompts, keys, 2, capacity)
+      # It leaves no trace in the memory of a drafter that learns.
+      stranger = dataclasses.replace(self._executor, memory={})
+      self._decode(stranger, system, params, prompts, keys, 2, capacity)
       self._warm.add(case)
-    return self._decode(system, params, prompts, keys, max_new_tokens,
-                        capacity)
+    return self._decode(self._executor, system, params, prompts, keys,
+                        max_new_tokens, capacity)
 
-  def _decode(self, system, params, prompts, keys, max_new_tokens, capacity):
+  def _decode(self, executor, system, params, prompts, keys, max_new_tokens,
+              capacity):
     counts = jax.block_until_ready(
         decoding.zero_counts(system, prompts.tokens.shape[0]))
     begin = time.perf_counter()
-    state = jax.block_until_ready(self._executor.start(
+    state = jax.block_until_ready(executor.start(
         system, params, prompts, keys, max_new_tokens, capacity))
     middle = time.perf_counter()
     state, counts = jax.block_until_ready(
-        self._executor.rounds(system, params, state, counts))
+        executor.rounds(system, params, state, counts))
     end = time.perf_counter()
     lap = Lap(middle - begin, end - middle,
               int(np.asarray(counts.target_calls).max()),
               int(np.asarray(counts.emitted).sum()))
-    return decoding.finish(state, counts, prompts.length), lap
+    return executor.finish(system, params, state, counts, prompts), lap
 
 
 @dataclasses.dataclass(frozen=True)

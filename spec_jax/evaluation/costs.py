@@ -18,6 +18,7 @@ import numpy as np
 
 from spec_jax.core import system as system_lib
 from spec_jax.core import types
+from spec_jax.executors import hosted
 
 _STATIC = ("taps", "with_logits")
 _LOOP = 8  # Forwards per sample.
@@ -93,7 +94,9 @@ def _calls(system, params, state):
         drafter, model=_Recorder(drafter.model, draft))
   traced = dataclasses.replace(
       system, target=_Recorder(system.target, target), drafter=drafter)
-  jax.eval_shape(lambda p, s: system_lib.step(traced, p, s), params, state)
+  state, draft_of_host = hosted.on_device(system, state)
+  jax.eval_shape(lambda p, s: system_lib.step(traced, p, s, draft_of_host),
+                 params, state)
   return target, draft
 
 
@@ -113,9 +116,11 @@ def _timed_call(call: _Call, params):
 
 
 def _timed_proposal(system, params, state):
+  state, draft_of_host = hosted.on_device(system, state)
+
   def propose(params, state, zero):
     state = state.replace(length=state.length + zero)
-    return system_lib.propose(system, params, state)
+    return system_lib.propose(system, params, state, draft_of_host)
 
   return _looped(propose, params, state)
 
@@ -153,7 +158,8 @@ class Forwards:
       for call in target:
         self._fns.setdefault(call, _timed_call(call, params.target))
       for call in draft:
-        self._fns.setdefault(call, _timed_call(call, params.drafter))
+        self._fns.setdefault(call, _timed_call(
+            call, system.drafter.model_params(params.drafter)))
       if not draft and system.drafter.depth:
         self._fns[name] = _timed_proposal(system, params, state)
     for fn in self._fns.values():

@@ -112,7 +112,9 @@ class Pass:
 
 def run(clock: clock_lib.Clock, system: system_lib.System,
         params: types.Params, work: Workload) -> Pass:
-  """Decodes the whole workload once.
+  """Decodes the whole workload once, request after request.
+
+  Drafters that learn across requests start knowing nothing.
 
   Raises:
     ValueError: for a context that does not fit, see `Workload.fit`.
@@ -120,6 +122,7 @@ def run(clock: clock_lib.Clock, system: system_lib.System,
   """
   lap, counts, rows, prompts, dropped = clock_lib.Lap(), [], [], [], 0
   first_row = 0
+  clock.forget()
   for group in work.groups():
     contexts = [[] for _ in group]
     keys = keys_lib.row_keys(work.seed, len(group), first_row)

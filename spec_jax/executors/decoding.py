@@ -49,6 +49,15 @@ class Decoded:
   counts: counts_lib.Counts
 
 
+def check_on_device(system: system_lib.System, executor) -> None:
+  """Raises `IncompatibleParts` for a drafter with a half on the host."""
+  if system.drafter.needs.host_store:
+    raise system_lib.IncompatibleParts(
+        f"drafter {system.drafter!r} talks to a store on the host between the"
+        f" rounds, executor {executor!r} runs whole decodes on the device; use"
+        " executors.hosted.Hosted().")
+
+
 def capacity_for(prompts: Prompts, max_new_tokens,
                  capacity: int | None = None) -> int:
   """Cache slots for a batch: as asked for, or enough, rounded up.
@@ -106,10 +115,11 @@ def start(system: system_lib.System, params: types.Params, prompts: Prompts,
   limit = prompts.length + jnp.asarray(max_new_tokens, jnp.int32)
   status = jnp.where(limit > prompts.length, types.Status.RUNNING,
                      types.Status.BUDGET)
+  init_verifier = getattr(system.verifier, "init_state", lambda batch: ())
   return types.DecodeState(
       keys=keys, tokens=jnp.where(is_text, tokens, 0), length=prompts.length,
       limit=limit, status=status.astype(jnp.int32), cache=cache,
-      drafter=drafter)
+      drafter=drafter, verifier=init_verifier(batch))
 
 
 def rounds(system: system_lib.System, params: types.Params,

@@ -1,10 +1,12 @@
 """The whole decode on the device: one compilation, no host round trips."""
 
 import dataclasses
+from typing import Any
 
 import jax
 
 from spec_jax.core import sampling as sampling_lib
+from spec_jax.core import types
 from spec_jax.executors import decoding
 
 _start = jax.jit(decoding.start, static_argnums=(0, 5, 6))
@@ -17,22 +19,55 @@ class Fused:
 
   Attributes:
     chunk: prompt tokens per prefill pass.
+    memory: what drafters with `needs.memory` learned from the requests of this
+      executor, by target and drafter; a new executor knows nothing. It decides
+      how fast later requests are, never what they say.
   """
 
   chunk: int = 128
+  memory: dict[Any, Any] = dataclasses.field(
+      default_factory=dict, compare=False, repr=False)
 
   def start(self, system, params, prompts, keys, max_new_tokens,
             capacity=None):
-    """The state before the first round; see `decoding.start`."""
+    """The state before the first round; see `decoding.start`.
+
+    Raises:
+      IncompatibleParts: the drafter needs the host, which this executor has
+        not.
+    """
+    decoding.check_on_device(system, self)
+    return self._start(system, params, prompts, keys, max_new_tokens, capacity)
+
+  def _start(self, system, params, prompts, keys, max_new_tokens, capacity):
     capacity = decoding.capacity_for(prompts, max_new_tokens, capacity)
     # The prefill draws nothing: all temperatures share one compilation.
-    return _start(system.with_sampling(sampling_lib.GREEDY), params, prompts,
-                  keys, max_new_tokens, capacity, self.chunk)
+    return _start(system.with_sampling(sampling_lib.GREEDY),
+                  self.recall(system, params), prompts, keys, max_new_tokens,
+                  capacity, self.chunk)
 
   def rounds(self, system, params, state, counts,
              max_rounds=decoding.UNLIMITED):
     """See `decoding.rounds`; state and counts are consumed."""
-    return _rounds(system, params, state, counts, max_rounds)
+    return _rounds(
+        system, self.recall(system, params), state, counts, max_rounds)
+
+  def finish(self, system, params, state, counts, prompts
+             ) -> decoding.Decoded:
+    """The result; a drafter that learns across requests keeps what it did."""
+    if hasattr(system.drafter, "remember"):
+      params = self.recall(system, params)
+      self.memory[_owner(system)] = system.drafter.remember(
+          params.drafter, state.drafter)
+    return decoding.finish(state, counts, prompts.length)
+
+  def recall(self, system, params) -> types.Params:
+    """The parameters with what the drafter learned from earlier requests."""
+    if not hasattr(system.drafter, "remember"):
+      return params
+    learned = self.memory.setdefault(
+        _owner(system), system.drafter.unlearned(params.drafter))
+    return params.replace(drafter=learned)
 
   def run(self, system, params, prompts, keys, max_new_tokens,
           capacity=None) -> decoding.Decoded:
@@ -49,7 +84,7 @@ class Fused:
     state = self.start(system, params, prompts, keys, max_new_tokens, capacity)
     counts = decoding.zero_counts(system, prompts.tokens.shape[0])
     state, counts = self.rounds(system, params, state, counts)
-    return decoding.finish(state, counts, prompts.length)
+    return self.finish(system, params, state, counts, prompts)
 
   def stream(self, system, params, prompts, keys, max_new_tokens,
              capacity=None, rounds_per_yield=4):
@@ -60,7 +95,14 @@ class Fused:
       state, counts = self.rounds(
           system, params, state, counts, rounds_per_yield)
       is_going = bool(state.is_running.any())
+      so_far = (decoding.finish(state, counts, prompts.length) if is_going else
+                self.finish(system, params, state, counts, prompts))
       # The next call donates the buffers, so the caller gets its own copy.
-      yield jax.device_get(decoding.finish(state, counts, prompts.length))
+      yield jax.device_get(so_far)
       if not is_going:
         return
+
+
+def _owner(system):
+  """Whose memory it is: the same drafter may serve several targets."""
+  return system.target, system.drafter

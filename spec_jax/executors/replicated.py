@@ -45,7 +45,14 @@ class Replicated:
 
   def run(self, system, params, prompts, keys, max_new_tokens,
           capacity=None) -> decoding.Decoded:
-    """Decodes a batch to the end; arguments as of `fused.Fused.run`."""
+    """Decodes a batch to the end; arguments as of `fused.Fused.run`.
+
+    Drafters with `needs.memory` learn nothing here across requests.
+
+    Raises:
+      IncompatibleParts: the drafter needs the host.
+    """
+    decoding.check_on_device(system, self)
     capacity = decoding.capacity_for(prompts, max_new_tokens, capacity)
     devices = self.devices or tuple(
         jax.local_devices() if self.how == "pmap" else jax.devices())

@@ -1,7 +1,8 @@
 """A bundle: a target, its draft models, their tokenizer and test prompts.
 
 On disk: `bundle.json` (configs), one 16-bit safetensors file per model,
-`tokenizer.json` and `prompts.jsonl`.
+`tokenizer.json` and `prompts.jsonl`; further trained parts of systems, one
+`heads/NAME.safetensors` each, which carries its own hyper-parameters.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from spec_jax.models import tokenizer as tokenizer_lib
 
 SHIPPED = pathlib.Path(__file__).parent.parent / "data"
 _CONFIG, _TOKENIZER, _PROMPTS = "bundle.json", "tokenizer.json", "prompts.jsonl"
+_HEADS, _HYPER = "heads", "hyper_parameters"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,6 +40,7 @@ class Bundle:
     prompts: held-out texts, none of which was trained on.
     tuned: hyper-parameters by system that suit these models better than the
       papers' defaults, which were chosen for larger ones.
+    heads: hyper-parameters by trained part; its parameters are in `params`.
   """
 
   name: str
@@ -47,6 +50,7 @@ class Bundle:
   tokenizer: tokenizer_lib.TextTokenizer | None
   prompts: tuple[str, ...] = ()
   tuned: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+  heads: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
   @property
   def end_of_text(self) -> int | None:
@@ -71,14 +75,7 @@ def load_bundle(name_or_path: str | os.PathLike,
     ValueError: no such bundle, or a file is missing, broken or does not match
       the configuration.
   """
-  folder = SHIPPED / name_or_path
-  if not (folder / _CONFIG).is_file():
-    folder = pathlib.Path(name_or_path)
-  if not (folder / _CONFIG).is_file():
-    raise ValueError(
-        f"{name_or_path!r} is neither a shipped bundle"
-        f" ({', '.join(shipped_names()) or 'none'}) nor a folder with"
-        f" {_CONFIG}.")
+  folder = folder_of(name_or_path)
   description = _read_description(folder / _CONFIG)
   models, params = {}, {}
   for model_name, fields in description["models"].items():
@@ -86,13 +83,27 @@ def load_bundle(name_or_path: str | os.PathLike,
     models[model_name] = model
     params[model_name] = _read_params(
         folder / f"{model_name}.safetensors", model, dtype)
+  heads = {}
+  for path in sorted((folder / _HEADS).glob("*.safetensors")):
+    heads[path.stem], params[path.stem] = read_head(path)
   return Bundle(
       name=description["name"], target=models.pop("target"), models=models,
-      params=params,
+      params=params, heads=heads,
       tokenizer=tokenizer_lib.TextTokenizer.from_file(folder),
       prompts=tuple(row["prompt"] for row in _read_prompts(folder)),
       tuned={system: {key: _hashable(value) for key, value in hyper.items()}
              for system, hyper in description.get("tuned", {}).items()})
+
+
+def folder_of(name_or_path: str | os.PathLike) -> pathlib.Path:
+  """Where a bundle lies; raises ValueError if there is none."""
+  for folder in (SHIPPED / name_or_path, pathlib.Path(name_or_path)):
+    if (folder / _CONFIG).is_file():
+      return folder
+  raise ValueError(
+      f"{name_or_path!r} is neither a shipped bundle"
+      f" ({', '.join(shipped_names()) or 'none'}) nor a folder with"
+      f" {_CONFIG}.")
 
 
 def from_hf(target: str | os.PathLike, draft: str | os.PathLike | None = None,
@@ -130,12 +141,7 @@ def save(folder: str | os.PathLike, name: str,
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   for model_name, tree in params.items():
-    flat = traverse_util.flatten_dict(jax.device_get(tree), sep="/")
-    file = folder / f"{model_name}.safetensors"
-    safetensors.numpy.save_file(
-        {key: np.asarray(value, np.float16) for key, value in flat.items()},
-        file)
-    file.chmod(0o644)  # safetensors makes files that only their owner reads.
+    _write_params(folder / f"{model_name}.safetensors", tree)
   text = pathlib.Path(tokenizer_file).read_text(encoding="utf-8")
   (folder / _TOKENIZER).write_text(text, encoding="utf-8")
   (folder / _PROMPTS).write_text(
@@ -144,6 +150,49 @@ def save(folder: str | os.PathLike, name: str,
       key: dataclasses.asdict(config) for key, config in configs.items()},
                  "tuned": tuned or {}}
   (folder / _CONFIG).write_text(json.dumps(description, indent=1))
+
+
+def save_head(folder: str | os.PathLike, name: str, hyper: dict[str, Any],
+              params: Any) -> pathlib.Path:
+  """Adds a trained part to the bundle in `folder`; returns its file.
+
+  Args:
+    folder: of the bundle; a part of that name is replaced.
+    name: what systems ask for.
+    hyper: hyper-parameters, JSON values.
+    params: a pytree of dictionaries.
+  """
+  path = pathlib.Path(folder) / _HEADS / f"{name}.safetensors"
+  path.parent.mkdir(parents=True, exist_ok=True)
+  _write_params(path, params, {_HYPER: json.dumps(hyper)})
+  return path
+
+
+def read_head(path: pathlib.Path) -> tuple[dict[str, Any], Any]:
+  """Hyper-parameters and parameters, in float32, of a trained part.
+
+  Raises:
+    ValueError: if the file is broken or carries no hyper-parameters.
+  """
+  try:
+    with safetensors.safe_open(path, "np") as file:
+      hyper = json.loads((file.metadata() or {})[_HYPER])
+      flat = {key: jnp.asarray(file.get_tensor(key), jnp.float32)
+              for key in file.keys()}
+  except (OSError, safetensors.SafetensorError, KeyError,
+          json.JSONDecodeError) as error:
+    raise ValueError(
+        f"{path}: expected a safetensors file whose metadata holds"
+        f" {_HYPER!r}: {error}") from error
+  return hyper, traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _write_params(path, tree, metadata=None):
+  flat = traverse_util.flatten_dict(jax.device_get(tree), sep="/")
+  safetensors.numpy.save_file(
+      {key: np.asarray(value, np.float16) for key, value in flat.items()},
+      path, metadata)
+  path.chmod(0o644)  # safetensors makes files that only their owner reads.
 
 
 def _read_description(path):

@@ -73,6 +73,17 @@ class LinenModel:
         jnp.tril(jnp.ones((length, length), bool)), (batch, length, length))
     return self.forward(params, tokens, positions, mask, **kwargs)
 
+  def run_layer(self, params, layer: int, x, positions, mask, cache
+                ) -> jax.Array:
+    """One block on `x` `f[B, T, E]`, the residual stream that enters it."""
+    return self.module.apply(
+        {"params": params}, layer, x, positions, mask, cache,
+        method="run_layer")
+
+  def read_out(self, params, x) -> jax.Array:
+    """Logits `f32[..., V]` of a residual stream `f[..., E]` at any depth."""
+    return self.module.apply({"params": params}, x, method="read_out")
+
   def empty_scratch(self, batch: int, num_tokens: int) -> types.FreshKV:
     """Zeroed room for the keys and values of in-flight tokens."""
     c = self.config

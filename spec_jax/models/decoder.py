@@ -177,12 +177,19 @@ class Block(nn.Module):
     c = self.config
     shape = (x.shape[0], c.num_kv_heads, x.shape[1], c.head_dim)
     skipped = jnp.zeros(shape, self.dtype)
-    x, keys, values = nn.cond(
-        gate[0],
+    attended, keys, values = nn.cond(
+        gate[..., 0].any(),
         lambda m, x: m.attend(x, angles, scope, past),
         lambda m, x: (x, skipped, skipped), self, x)
-    x = nn.cond(gate[1], lambda m, x: m.feed(x), lambda m, x: x, self, x)
-    return x, keys, values
+    x = _where_open(gate[..., 0], attended, x)
+    fed = nn.cond(gate[..., 1].any(), lambda m, x: m.feed(x),
+                  lambda m, x: x, self, x)
+    return _where_open(gate[..., 1], fed, x), keys, values
+
+
+def _where_open(gate, new, old):
+  """Row by row where `gate` is `bool[B]`, for all rows where it is a scalar."""
+  return jnp.where(gate.reshape(-1, 1, 1), new, old)
 
 
 class Decoder(nn.Module):
@@ -228,7 +235,7 @@ class Decoder(nn.Module):
           x, angles, _Scope(masks.get(c.window(i)), _prefix(cache, i),
                             positions, c.window(i)),
           None if past is None else (past.k[i], past.v[i]),
-          None if gates is None else gates[i])
+          None if gates is None else gates[..., i, :])
       keys.append(k)
       values.append(v)
       if i + 1 in taps:
@@ -239,6 +246,18 @@ class Decoder(nn.Module):
     fresh = types.FreshKV(tuple(keys), tuple(values), positions)
     logits = self.unembed(x) if with_logits else None
     return types.ModelOut(logits, fresh, features)
+
+  def run_layer(self, layer, x, positions, mask, cache):
+    """One block alone: `[B, T, E]` -> `[B, T, E]`; arguments as the whole."""
+    window = self.config.window(layer)
+    scope = _Scope(_FreshMasks(positions, mask, None).get(window),
+                   _prefix(cache, layer), positions, window)
+    return self.layers[layer](
+        x, self._angles(positions), scope, None, None)[0]
+
+  def read_out(self, x):
+    """Logits of a residual stream `[..., E]` at any depth."""
+    return self.unembed(self.final_norm(x))
 
   def embed(self, tokens):
     """`i32[B, T]` -> `[B, T, E]`, scaled as the architecture asks."""

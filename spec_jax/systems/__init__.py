@@ -66,11 +66,20 @@ def build(name: str, bundle, **hyper):
     if key not in known:
       raise ValueError(registry_lib.unknown(
           f"hyper-parameter of {name}", key, known or ("none",)))
-  parts = registration.Parts(bundle.target, bundle.models, bundle.end_of_text)
+  parts = registration.Parts(bundle.target, bundle.models, bundle.end_of_text,
+                             bundle.heads)
   system = dataclasses.replace(
       entry.build(parts, **hyper), tokenizer=bundle.tokenizer)
-  drafter = None if entry.drafter is None else bundle.params[entry.drafter]
-  return system, types.Params(bundle.params["target"], drafter)
+  return system, types.Params(
+      bundle.params["target"], _drafter_params(entry.drafter, bundle))
+
+
+def _drafter_params(keys, bundle):
+  if keys is None:
+    return None
+  if isinstance(keys, str):
+    return bundle.params[keys]
+  return {key: bundle.params[key] for key in keys}
 
 
 def citation(name: str) -> str:

@@ -1,5 +1,6 @@
 """`@register`: how a system file makes itself known."""
 
+from collections.abc import Mapping
 import dataclasses
 import functools
 import inspect
@@ -22,11 +23,14 @@ class Parts:
     target: the target model.
     models: further models by name, as the bundle ships them.
     end_of_text: token id that ends a row, or None.
+    heads: hyper-parameters of trained parts by name, as the bundle ships them.
   """
 
   target: Any
   models: dict[str, Any]
   end_of_text: int | None = None
+  heads: Mapping[str, Mapping[str, Any]] = dataclasses.field(
+      default_factory=dict)
 
   def model(self, name: str) -> Any:
     """Raises ValueError if the bundle has no such model."""
@@ -36,9 +40,19 @@ class Parts:
           f" {sorted(self.models) or 'no draft models'}.")
     return self.models[name]
 
+  def head(self, name: str) -> dict[str, Any]:
+    """Raises ValueError if the bundle has no such trained part."""
+    if name not in self.heads:
+      raise ValueError(
+          f"this system needs the trained part {name!r}, the bundle has"
+          f" {sorted(self.heads) or 'none'}; `python -m experiments.train"
+          f" --system={name} --models=BUNDLE` trains it.")
+    return dict(self.heads[name])
+
 
 def register(name: str, *, papers: tuple[registry_lib.Paper, ...],
-             family: str, exact: bool = True, drafter: str | None = None):
+             family: str, exact: bool = True,
+             drafter: str | tuple[str, ...] | None = None):
   """Registers a builder `(parts, **hyper-parameters) -> System`.
 
   Args:
@@ -47,7 +61,8 @@ def register(name: str, *, papers: tuple[registry_lib.Paper, ...],
     family: the folder below `systems`.
     exact: whether the output law equals the target's. If so, building it with
       a lossy rule raises `IncompatibleParts`.
-    drafter: which of the bundle's parameters go to the drafter.
+    drafter: which of the bundle's parameters go to the drafter; of several it
+      gets a dictionary.
   """
 
   def wrap(build):

@@ -43,6 +43,32 @@ def is_heldout(relative_path: str, percent: int = 3) -> bool:
   return int.from_bytes(digest[:4], "big") % 100 < percent
 
 
+def corpus_root(folder: str | None = None) -> pathlib.Path:
+  """The folder itself; None means this interpreter's standard library."""
+  return pathlib.Path(folder or sysconfig.get_paths()["stdlib"])
+
+
+def corpus_files(folder: str | None = None, suffix: str = ".py") -> list[str]:
+  """The files of a corpus by their path below its root, sorted."""
+  root = corpus_root(folder)
+  paths = [path.relative_to(root) for path in sorted(root.rglob(f"*{suffix}"))
+           if path.is_file()]
+  return [path.as_posix() for path in paths
+          if not _SKIPPED_FOLDERS.intersection(path.parts)]
+
+
+def read_text(path: pathlib.Path) -> str:
+  """The text of a file; "" if it is blank or cannot be read as UTF-8.
+
+  The standard library ships files that are broken on purpose.
+  """
+  try:
+    text = path.read_text(encoding="utf-8")
+  except (UnicodeDecodeError, OSError):
+    return ""
+  return text if text.strip() else ""
+
+
 def read_corpus(folder: str | None = None, suffix: str = ".py") -> Corpus:
   """Reads every text file below `folder` (default: the standard library).
 
@@ -53,20 +79,14 @@ def read_corpus(folder: str | None = None, suffix: str = ".py") -> Corpus:
   Raises:
     ValueError: if no file was found.
   """
-  root = pathlib.Path(folder or sysconfig.get_paths()["stdlib"])
+  root = corpus_root(folder)
   train, heldout = [], []
-  for path in sorted(root.rglob(f"*{suffix}")):
-    relative = path.relative_to(root)
-    if _SKIPPED_FOLDERS.intersection(relative.parts):
+  for relative in corpus_files(folder, suffix):
+    text = read_text(root / relative)
+    if not text:
       continue
-    try:
-      text = path.read_text(encoding="utf-8")
-    except (UnicodeDecodeError, OSError):
-      continue  # The standard library ships files broken on purpose.
-    if not text.strip():
-      continue
-    if is_heldout(relative.as_posix()):
-      heldout.append((relative.as_posix(), text))
+    if is_heldout(relative):
+      heldout.append((relative, text))
     else:
       train.append(text)
   if not train:
@@ -139,12 +159,40 @@ class Windows:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Rows:
+  """Batches of given rows.
+
+  Attributes:
+    rows: `u16[n, length]`, shuffled anew each epoch.
+    batch: rows per batch, at most n.
+    seed: of the shuffle.
+  """
+
+  rows: np.ndarray
+  batch: int
+  seed: int = 0
+
+  def __post_init__(self):
+    if len(self.rows) < self.batch:
+      raise ValueError(
+          f"{len(self.rows)} rows, expected at least a batch of {self.batch}.")
+
+  def __call__(self, step: int) -> np.ndarray:
+    """The batch of a step, `i32[batch, length]`."""
+    epoch, index = divmod(step, len(self.rows) // self.batch)
+    order = np.random.default_rng((self.seed, epoch)).permutation(
+        len(self.rows))
+    chosen = order[index * self.batch:(index + 1) * self.batch]
+    return self.rows[chosen].astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Mixed:
   """Batches that are half corpus, half given rows.
 
   Attributes:
     corpus: gives the first half of each batch.
-    rows: `u16[n, length]`, shuffled anew each epoch.
+    rows: see `Rows`.
     seed: of the shuffle.
   """
 
@@ -155,10 +203,7 @@ class Mixed:
   def __call__(self, step: int) -> np.ndarray:
     """The batch of a step, `i32[batch, length]`."""
     half = self.corpus.batch // 2
-    epoch, index = divmod(step, len(self.rows) // half)
-    order = np.random.default_rng((self.seed, epoch)).permutation(
-        len(self.rows))
-    own = self.rows[order[index * half:(index + 1) * half]].astype(np.int32)
+    own = Rows(self.rows, half, self.seed)(step)
     return np.concatenate([self.corpus(step)[half:], own])
 
 

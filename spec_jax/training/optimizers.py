@@ -31,19 +31,39 @@ def muon(learning_rate: float, num_steps: int, *, warmup: int = 50,
     decay: fraction of the steps over which the rate falls linearly to 0.
     weight_decay: of the kernels.
   """
-  decay_steps = int(decay * num_steps)
-
-  def schedule(peak):
-    return optax.join_schedules([
-        optax.linear_schedule(0.0, peak, warmup),
-        optax.constant_schedule(peak),
-        optax.linear_schedule(peak, 0.0, decay_steps),
-    ], [warmup, num_steps - decay_steps])
-
+  schedule = lambda peak: trapezoid(peak, num_steps, warmup, decay)
   return contrib.muon(
       schedule(learning_rate), adam_learning_rate=schedule(0.6 * learning_rate),
       adam_b2=0.95, weight_decay=weight_decay, consistent_rms=0.2,
       muon_weight_dimension_numbers=_kernel_axes)
+
+
+def adam(learning_rate: float, num_steps: int, *, warmup: int = 50,
+         decay: float = 0.5, weight_decay: float = 0.05
+         ) -> optax.GradientTransformation:
+  """AdamW in a trapezoidal schedule, for small batches.
+
+  Muon's products cost the same for every batch; below some two thousand tokens
+  they cost more than the gradient itself. Arguments as `muon`.
+  """
+  return optax.chain(
+      optax.clip_by_global_norm(1.0),
+      optax.adamw(trapezoid(learning_rate, num_steps, warmup, decay),
+                  b2=0.99, weight_decay=weight_decay))
+
+
+def trapezoid(peak: float, num_steps: int, warmup: int, decay: float
+              ) -> optax.Schedule:
+  """Linear to `peak`, constant, linear to 0 over the last `decay` of it."""
+  decay_steps = int(decay * num_steps)
+  return optax.join_schedules([
+      optax.linear_schedule(0.0, peak, warmup),
+      optax.constant_schedule(peak),
+      optax.linear_schedule(peak, 0.0, decay_steps),
+  ], [warmup, num_steps - decay_steps])
+
+
+BY_NAME = {"muon": muon, "adam": adam}
 
 
 def _kernel_axes(params):

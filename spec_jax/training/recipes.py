@@ -31,6 +31,9 @@ class ModelRecipe:
       them greedily; half of each batch is then such text. A draft is asked
       about the teacher's text, which repeats itself more than people do.
     is_shipped: whether the bundle contains it.
+    optimizer: by `optimizers.BY_NAME`.
+    data_seed: of the order of the windows; stages that follow each other take
+      different ones, so as not to begin with the same text.
     dtype: of the training's forward and backward passes; weights, optimiser
       and sums stay in float32.
   """
@@ -45,6 +48,8 @@ class ModelRecipe:
   teacher: str | None = None
   own_windows: int = 0
   is_shipped: bool = True
+  optimizer: str = "muon"
+  data_seed: int = 0
   dtype: str = "float32"
 
 
@@ -76,9 +81,14 @@ BUNDLES = {
                                    decay=0.8, grown_from="draft_base",
                                    teacher="target_early", own_windows=768,
                                    is_shipped=False),
-        "draft": ModelRecipe(_decoder(192, 2, 1, 512), num_steps=600,
-                             decay=0.7, grown_from="draft_early",
-                             teacher="target", own_windows=1024,
+        "draft_mid": ModelRecipe(_decoder(192, 2, 1, 512), num_steps=600,
+                                 decay=0.7, grown_from="draft_early",
+                                 teacher="target", own_windows=1024,
+                                 is_shipped=False, dtype="bfloat16"),
+        "draft": ModelRecipe(_decoder(192, 2, 1, 512), num_steps=3000,
+                             batch=8, learning_rate=2e-3, decay=0.8,
+                             grown_from="draft_mid", teacher="target",
+                             own_windows=2048, optimizer="adam", data_seed=5,
                              dtype="bfloat16"),
     },
     # The same recipe at a size that runs in seconds; for tests.
@@ -156,9 +166,9 @@ def _init(model, start):
 
 
 def _optimizer(recipe):
-  return optimizers.muon(recipe.learning_rate, recipe.num_steps,
-                         warmup=min(50, recipe.num_steps // 4),
-                         decay=recipe.decay)
+  make = optimizers.BY_NAME[recipe.optimizer]
+  return make(recipe.learning_rate, recipe.num_steps,
+              warmup=min(50, recipe.num_steps // 4), decay=recipe.decay)
 
 
 def evaluator(recipe: ModelRecipe, stream: np.ndarray, num_bytes: int,

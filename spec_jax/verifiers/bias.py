@@ -40,6 +40,9 @@ def exact_bias(name: str, p, q, num_drafts: int, draw: str, **hyper) -> float:
     UnknownName: if there is no such rule.
     ValueError: see `exact_output_law`; for a hyper-parameter that the rule
       does not have; for a vocabulary too large to enumerate.
+
+  >>> round(exact_bias("typical", [.7, .2, .1], [.2, .3, .5], 1, "iid"), 6)
+  0.2
   """
   p, _ = enumeration.check_arguments(name, p, q, num_drafts, draw)
   law = output_law(name, p, q, num_drafts, draw, **hyper)

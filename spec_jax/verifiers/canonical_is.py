@@ -44,11 +44,15 @@ class CanonicalIS:
   exact: ClassVar[bool] = True
   draws: ClassVar[tuple[str, ...]] = ("iid", "independent")
   max_drafts: ClassVar[int | None] = None
+  is_costly: ClassVar[bool] = True
 
   num_free: int = 40
   num_steps: int = 24
 
   def law(self, p, q, drafts, is_draft):
+    return couplings.unless_single(self._several, p, q, drafts, is_draft)
+
+  def _several(self, p, q, drafts, is_draft):
     num_drafts = drafts.shape[0]
     winner = jnp.zeros_like(p)
     chances = jnp.zeros((num_drafts,), p.dtype)

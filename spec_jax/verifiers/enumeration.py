@@ -47,6 +47,10 @@ def exact_output_law(name: str, p, q, num_drafts: int, draw: str,
     UnknownName: if there is no such rule.
     ValueError: for inputs that are no laws, too many drafts, a draw that the
       rule is not valid for, or a problem too large to enumerate.
+
+  >>> exact_output_law(
+  ...     "recursive", [.5, .3, .2], [.2, .3, .5], 2, "iid").round(6).tolist()
+  [0.5, 0.3, 0.2]
   """
   weights, _, laws = _enumerate(name, p, q, num_drafts, draw, dtype)
   return weights @ laws
@@ -57,6 +61,10 @@ def exact_acceptance(name: str, p, q, num_drafts: int, draw: str,
   """The probability that the emitted token is among the drafts.
 
   Arguments and errors as `exact_output_law`.
+
+  >>> round(exact_acceptance(
+  ...     "k_seq", [.5, .3, .2], [.2, .3, .5], 2, "iid"), 6)
+  0.791355
   """
   weights, tuples, laws = _enumerate(name, p, q, num_drafts, draw, dtype)
   is_draft = np.zeros(laws.shape, bool)

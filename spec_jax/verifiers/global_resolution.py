@@ -51,12 +51,16 @@ class GlobalResolution:
   exact: ClassVar[bool] = True
   draws: ClassVar[tuple[str, ...]] = ("iid",)
   max_drafts: ClassVar[int | None] = 4
+  is_costly: ClassVar[bool] = True
 
   num_tokens: int = 8
   num_pools: int = 4
   num_steps: int = 24
 
   def law(self, p, q, drafts, is_draft):
+    return couplings.unless_single(self._several, p, q, drafts, is_draft)
+
+  def _several(self, p, q, drafts, is_draft):
     plan = self.solve(p, q, is_draft)
     chosen = plan.choose(drafts, is_draft)
     accepts = jax.vmap(couplings.acceptance_ratio, (None, None, 0))(

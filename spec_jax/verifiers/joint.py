@@ -10,6 +10,7 @@ differ in the tests only.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,31 @@ class JointRule:
   keeping it last once nothing below it was kept (0 for padding, 1 for the
   root). `next_law(p[V], q[V], mass, drafts[K], is_draft[K])` is the law `f[V]`
   of the token after a node entered with `mass` that is kept last.
+
+  A rule with a state of its own (`protocols.Verifier`) also overrides `target`
+  and `settle`.
   """
+
+  def target(self, p: jax.Array, q: jax.Array, row: types.DraftTree,
+             carry: Any) -> jax.Array:
+    """The laws `f[N, V]` that this round must follow, given the state."""
+    del q, row, carry
+    return p
+
+  def settle(self, p: jax.Array, q: jax.Array, row: types.DraftTree,
+             carry: Any, node: jax.Array, token: jax.Array) -> Any:
+    """The state after a round that kept `node` and emitted `token`.
+
+    Args:
+      p: `f[N, V]`, the target's laws, as `target` got them.
+      q: `f[N, V]`, the laws that drew the children of each node.
+      row: the drafts.
+      carry: the state before the round, one row of it.
+      node: the last kept node.
+      token: emitted after it.
+    """
+    del p, q, row, node, token
+    return carry
 
   def joint_law(self, p: jax.Array, q: jax.Array, row: types.DraftTree
                 ) -> jax.Array:
@@ -73,7 +98,7 @@ class JointRule:
     # The decision read every law. A path through a broken one fails the row.
     is_bad = jnp.isnan(keep)
     node = jnp.where(is_bad.any(), jnp.argmax(is_bad).astype(jnp.int32), node)
-    depth = _above(row)[node].sum(dtype=jnp.int32) - 1
+    depth = depths(row)[node]
     token = sampling_lib.draw(
         keys_lib.at(key, length + depth, types.Role.EMIT),
         self._law_after(p, q, row, entry, node))
@@ -108,6 +133,11 @@ def _above(row):
   """`bool[N, N]`: entry (i, j) is True iff j is i or an ancestor of i."""
   parents = row.parents.astype(int)  # 64 bits where a proof enables them.
   return tree_lib.ancestor_mask(parents[None], row.valid[None])[0]
+
+
+def depths(row: types.DraftTree) -> jax.Array:
+  """`i32[N]`, edges between a node and the root; -1 for padding."""
+  return _above(row).sum(-1, dtype=jnp.int32) - 1
 
 
 def reclaimed(left: jax.Array, mass: jax.Array) -> jax.Array:
@@ -157,9 +187,12 @@ def walk(verifier, sampling: sampling_lib.Sampling, tree: types.DraftTree,
         matching.SampleAndMatch(), sampling, tree, p_logits, ctx)
   p = node_laws(sampling, tree, p_logits, ctx)
   row = functools.partial(_walk_row, verifier)
-  return jax.vmap(row)(tree, p, ctx.keys, ctx.length)
+  return jax.vmap(row)(tree, p, ctx.keys, ctx.length, ctx.carry)
 
 
-def _walk_row(verifier, row, p, key, length):
-  node, token = verifier.draw(p, row.q.astype(p.dtype), row, key, length)
-  return verdict(row, node, token)
+def _walk_row(verifier, row, p, key, length, carry):
+  q = row.q.astype(p.dtype)
+  owed = verifier.target(p, q, row, carry)
+  node, token = verifier.draw(owed, q, row, key, length)
+  return verdict(row, node, token).replace(
+      carry=verifier.settle(p, q, row, carry, node, token))

@@ -20,6 +20,7 @@ class SampleAndMatch:
   """
 
   exact: ClassVar[bool] = True
+  ignores_drafts: ClassVar[bool] = True
   draws: ClassVar[tuple[str, ...]] = types.DRAWS
   max_drafts: ClassVar[int | None] = None
 
@@ -33,6 +34,7 @@ class Greedy:
   """Emits the target's most likely token. Exact at temperature 0 only."""
 
   exact: ClassVar[bool] = False
+  ignores_drafts: ClassVar[bool] = True
   draws: ClassVar[tuple[str, ...]] = types.DRAWS
   max_drafts: ClassVar[int | None] = None
 

@@ -28,6 +28,7 @@ class RaceTransport:
   exact: ClassVar[bool] = True
   draws: ClassVar[tuple[str, ...]] = ("iid", "independent")
   max_drafts: ClassVar[int | None] = None
+  is_costly: ClassVar[bool] = True
 
   num_nodes: int = race_lib.NUM_NODES
 
@@ -36,6 +37,9 @@ class RaceTransport:
       raise ValueError(f"num_nodes={self.num_nodes}, expected at least 8.")
 
   def law(self, p, q, drafts, is_draft):
+    return couplings.unless_single(self._several, p, q, drafts, is_draft)
+
+  def _several(self, p, q, drafts, is_draft):
     race = race_lib.solve(p, _mean(q, is_draft), is_draft, self.num_nodes)
     return emitted_law(race, p, q, drafts, is_draft)
 

@@ -69,19 +69,31 @@ class RuleInfo:
 
 
 def names() -> tuple[str, ...]:
-  """All rules, sorted."""
+  """All rules, sorted.
+
+  >>> names()[0]
+  'block_verification'
+  """
   return tuple(sorted(RULES))
 
 
 def get(name: str):
-  """A rule by name; raises `registry.UnknownName`, offering the nearest."""
+  """A rule by name; raises `registry.UnknownName`, offering the nearest.
+
+  >>> get("k_seq")
+  KSeq()
+  """
   if name not in RULES:
     raise registry.UnknownName(registry.unknown("rule", name, names()))
   return RULES[name]
 
 
 def info(name: str) -> RuleInfo:
-  """A rule described as data; raises as `get`."""
+  """A rule described as data; raises as `get`.
+
+  >>> info("spechub").draws, info("spechub").max_drafts
+  (('greedy',), 2)
+  """
   rule = get(name)
   return RuleInfo(name, rule.exact, rule.draws, rule.max_drafts,
                   inspect.getdoc(rule).splitlines()[0])

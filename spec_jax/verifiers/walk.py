@@ -15,11 +15,10 @@ from spec_jax.kernels import verify_tpu
 from spec_jax.verifiers import matching
 from spec_jax.verifiers import recursive
 
-# Up to this many logits a row, all nodes are decided at once and the walk only
-# looks them up: one pass over a small table is cheaper than several short ones.
-# Beyond, only the nodes on the path are, whose number is small.
+# Up to this many logits, all nodes are decided at once and the walk only looks
+# them up: one pass over a small table is cheaper than several short ones.
+# Beyond, or if a law costs more than that, only the nodes on the path are.
 _AT_ONCE = 2 ** 17
-
 
 # Rules that a kernel knows, and what it calls them.
 _KERNEL_RULES = {
@@ -58,9 +57,10 @@ def walk(verifier, sampling: sampling_lib.Sampling, tree: types.DraftTree,
   if verify_tpu.supports(rule, sampling, tree, p_logits, ctx.keys):
     tpu = functools.partial(_walk_on_chip, rule, sampling)
     interpreted = functools.partial(tpu, interpret=True)
-  return backend_lib.dispatch(
+  verdict = backend_lib.dispatch(
       backend, rows, tree, p_logits, ctx.keys, ctx.length, seen, tpu=tpu,
       interpreted=interpreted)
+  return verdict.replace(carry=ctx.carry)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,8 @@ def _walk_row(verifier, sampling, tree, p_logits, key, length, seen):
     return token, drafts[jnp.argmax(hit)], hit.any()
 
   decide = emit
-  if seen is None and p_logits.size <= _AT_ONCE:
+  is_costly = getattr(verifier, "is_costly", False)
+  if seen is None and p_logits.size <= _AT_ONCE and not is_costly:
     depths = tree_lib.depths(tree.parents[None])[0]
     table = jax.vmap(lambda node, depth: emit(node, depth, None))(
         jnp.arange(tree.num_nodes), depths)

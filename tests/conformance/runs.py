@@ -14,6 +14,7 @@ from spec_jax.core import keys as keys_lib
 from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import types
 from spec_jax.executors import decoding
+from spec_jax.executors import hosted
 from tests import toy
 
 # Ends some greedy rows early, at different steps; others run out of budget.
@@ -21,7 +22,8 @@ END_OF_TEXT = 10
 BUDGETS = (13, 24, 24, 9)
 CAPACITY = 64
 # Small trees compile sooner. Any system with such a hyper-parameter gets it.
-SMALL = {"depth": 3, "branching": (2, 1, 2)}
+SMALL = {"depth": 3, "branching": (2, 1, 2), "budget": 7, "width": 3,
+         "top_k": 3}
 
 GREEDY = sampling_lib.GREEDY
 PLAIN = sampling_lib.Sampling(temperature=0.8)
@@ -62,10 +64,21 @@ def _play(system, params, prompts, keys, budgets, capacity):
   return decoding.rounds(system, params, state, counts)
 
 
+def _play_hosted(system, params, prompts, keys, budgets, capacity):
+  executor = hosted.Hosted()
+  state = executor.start(system, params, prompts, keys, budgets, capacity)
+  counts = decoding.zero_counts(system, prompts.tokens.shape[0])
+  state, counts = executor.rounds(system, params, state, counts)
+  executor.finish(system, params, state, counts, prompts)
+  traces[system.name] = hosted._round._cache_size()  # pylint: disable=protected-access
+  return hosted.on_device(system, state)[0], counts
+
+
 def play(system, params, prompts, keys, budgets, capacity=CAPACITY) -> Final:
-  """`decoding.decode`, but keeps the whole state."""
+  """`decoding.decode`, but keeps the whole state; on the host where it must."""
   budgets = jnp.asarray(budgets, jnp.int32)
-  state, counts = _play(system, params, prompts, keys, budgets, capacity)
+  play_fn = _play_hosted if system.drafter.needs.host_store else _play
+  state, counts = play_fn(system, params, prompts, keys, budgets, capacity)
   host = jax.device_get(
       (state.replace(keys=jax.random.key_data(state.keys)), counts))
   return Final(*host, np.asarray(prompts.length))
@@ -74,7 +87,8 @@ def play(system, params, prompts, keys, budgets, capacity=CAPACITY) -> Final:
 def build(name, sampling, end_of_text=END_OF_TEXT, fresh=False):
   """A system on toy models; `fresh` builds everything, models too, anew."""
   make_bundle = toy.bundle.__wrapped__ if fresh else toy.bundle
-  hyper = {key: value for key, value in SMALL.items()
+  hyper = {key: value for key, value in (
+      SMALL | {"datastore": toy.datastore()}).items()
            if key in systems.hyper_parameters(name)}
   system, params = systems.build(name, make_bundle(end_of_text), **hyper)
   return system.with_sampling(sampling), params

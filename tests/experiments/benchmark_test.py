@@ -166,3 +166,10 @@ def test_out_below_a_file(call, folder, capsys):
   file.write_text("")
   assert call(f"--out={file / 'out'}") == 2
   assert "cannot be written: Not a directory" in capsys.readouterr().err
+
+
+def test_the_name_of_the_edits_stands_for_them():
+  rows = benchmark.read("edits")
+  assert len(rows) == 16 and {len(row.turns) for row in rows} == {3}
+  with pytest.raises(ValueError, match="no.such: cannot be read"):
+    benchmark.read("no.such")

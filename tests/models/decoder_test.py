@@ -71,6 +71,33 @@ def test_closed_gates_equal_silenced_sublayers(gates):
       gated, model.score(silenced, TOKENS).logits, atol=1e-6)
 
 
+def test_gates_of_each_row_equal_those_of_a_batch_of_one():
+  model, params = _model()
+  gates = jnp.asarray([[[True, False], [False, True]],
+                       [[False, True], [True, True]]])
+  score = jax.jit(lambda t, g: model.score(params, t, gates=g).logits)
+  together = score(TOKENS, gates)
+  for row in range(2):
+    alone = score(TOKENS[row:row + 1], gates[row])
+    chex.assert_trees_all_close(together[row:row + 1], alone, atol=1e-5)
+
+
+def test_layers_one_by_one_equal_the_whole():
+  model, params = _model(**WINDOWED)
+  cache = prefill.absorb(model, params, dense.empty(model, 2, 12),
+                         TOKENS[:, :5], jnp.asarray([5, 5]))
+  rest, positions = TOKENS[:, 5:], _positions(5, 8)
+  mask = _all_see_all_before(3)
+  whole = model.forward(params, rest, positions, mask, cache,
+                        taps=(0, 1, 2))
+  x = whole.taps[0]
+  for layer in range(2):
+    x = model.run_layer(params, layer, x, positions, mask, cache)
+    chex.assert_trees_all_close(x, whole.taps[layer + 1], atol=1e-5)
+  chex.assert_trees_all_close(
+      model.read_out(params, x), whole.logits, atol=1e-4)
+
+
 @pytest.mark.parametrize("overrides", [{}, WINDOWED], ids=["plain", "window"])
 @pytest.mark.parametrize("split", [(2, 5), (1, 2), (4, 7)])
 def test_cache_then_in_flight_then_fresh_equals_one_pass(overrides, split):

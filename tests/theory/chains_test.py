@@ -223,11 +223,12 @@ _EASY = chains.Markov(_HALF[0], _HALF, _HALF[0], _HALF)
 
 @pytest.mark.parametrize("call,message", [
     (lambda: chains.Markov([.5, .5], _HALF, [1.], _HALF), "laws of shapes"),
-    (lambda: chains.Markov([.5, .4], _HALF, _HALF[0], _HALF), "p_first misses"),
+    (lambda: chains.Markov([.5, .4], _HALF, _HALF[0], _HALF),
+     "p_first sums to 0.9"),
     (lambda: chains.token_rule(_EASY, -1), "length=-1"),
     (lambda: chains.block_rule(_EASY, 30), "2 tokens at 30 positions"),
     (lambda: chains.one_round_bound(_EASY, 30), "2 tokens at 30 positions"),
-    (lambda: chains.mean([.5, .1]), "histogram misses the sum 1"),
+    (lambda: chains.mean([.5, .1]), "histogram sums to 0.6"),
     (lambda: tree_rules.top_down(_EASY, (2, 0)), "branching=0"),
     (lambda: tree_rules.traversal(_EASY, (0,)), "branching=0"),
     (lambda: sequence_optimum.whole_tree(_EASY, (3,)), "drawn trees"),

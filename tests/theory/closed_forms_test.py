@@ -176,10 +176,10 @@ _HALF = [.5, .5]
 
 
 @pytest.mark.parametrize("call,message", [
-    (lambda: closed_forms.overlap(_HALF, [.5, .4]), "q misses the sum 1"),
+    (lambda: closed_forms.overlap(_HALF, [.5, .4]), "q sums to 0.9"),
     (lambda: closed_forms.overlap(_HALF, [1.]), "q (1,)"),
-    (lambda: closed_forms.overlap(_HALF, [1.5, -.5]), "q has the entry -0.5"),
-    (lambda: closed_forms.overlap(_HALF, [np.nan, 1.]), "q has the entry nan"),
+    (lambda: closed_forms.overlap(_HALF, [1.5, -.5]), "q holds -0.5"),
+    (lambda: closed_forms.overlap(_HALF, [np.nan, 1.]), "q holds nan"),
     (lambda: closed_forms.overlap(1., 1.), "p has shape ()"),
     (lambda: closed_forms.two_identical_drafts([1 / 20] * 20, [1 / 20] * 20),
      "V=20, expected at most 16"),

@@ -1,6 +1,8 @@
 """Joint rules: exact over trees and rounds, golden values, orderings."""
 
+import collections
 import dataclasses
+import functools
 import itertools
 
 import hypothesis
@@ -195,43 +197,106 @@ def test_traversal_of_one_level_is_recursive_rejection(draw, name):
       assert abs(left.get(string, 0) - right.get(string, 0)) <= 1e-14
 
 
-def greedy_block_joint(p, q, length, is_changed):
-  """Law `[V] * length` of a block of iid positions after greedy verification.
+class Forgetful(block.GreedyBlockVerification):
+  """Planted bug: what a block asks of the next rounds is not handed on."""
 
-  `is_changed`: whether what follows the block's cut obeys the changed target.
-  """
-  rows = [joint_law.padded_rows([law]) for law in (p, q)]
-  parents = tuple(range(-1, length - 1))
-  case = tree_law.Problem(
-      GREEDY_BLOCK, "iid", parents, (True,) * length, *rows)
-  joint = np.zeros((joint_law.VOCAB,) * length)
-  p, q = np.asarray(rows[0][0]), np.asarray(rows[1][0])
+  def settle(self, p, q, row, carry, node, token):
+    return carry
 
-  def extend(text, ratio, mass):
-    if len(text) == length:
-      joint[text] += mass
-      return
-    law = p
-    if is_changed and len(text) < length - 1:
-      with jax.enable_x64(True):
-        law = np.asarray(GREEDY_BLOCK.next_law(
-            p, q, ratio, np.zeros(1, np.int32), np.ones(1, bool)))
-    for token in np.flatnonzero(law):
-      extend((*text, token), ratio * p[token] / q[token], mass * law[token])
 
-  for string, mass in joint_law.emitted_laws(case)[0].items():
-    extend(string, np.prod([p[t] / q[t] for t in string]), mass)
+@functools.partial(jax.jit, static_argnums=0)
+def _block_round(rule, p_rows, q_rows, drafts, carry):
+  """Laws `f[A, N, V]` of all chains `i[A, N]`, and the state after each."""
+
+  def one(tokens):
+    num_nodes = tokens.shape[0]
+    row = types.DraftTree(
+        tokens, jnp.arange(-1, num_nodes - 1, dtype=jnp.int32),
+        jnp.ones(num_nodes, bool), None, "iid", num_nodes - 1, 1)
+    p, q = p_rows[tokens], q_rows[tokens]
+    law = rule.joint_law(rule.target(p, q, row, carry), q, row)
+    settle = lambda node, token: rule.settle(p, q, row, carry, node, token)
+    over = jax.vmap(jax.vmap(settle, (None, 0)), (0, None))
+    return law, over(*(jnp.arange(n, dtype=jnp.int32) for n in p.shape))
+
+  return jax.vmap(one)(drafts)
+
+
+def _at(tree, index):
+  return jax.tree.map(lambda a: a[index], tree)
+
+
+def carried_joint(rule, p_rows, q_rows, root, num_tokens):
+  """Law `[V] * num_tokens` of a text, round after round with the state."""
+  vocab_size = len(p_rows)
+  p_rows, q_rows = np.asarray(p_rows), np.asarray(q_rows)
+  chains = np.asarray(list(itertools.product(
+      range(vocab_size), repeat=rule.length)), np.int32)
+  joint = np.zeros((vocab_size,) * num_tokens)
+
+  def extend(text, carry, mass):
+    last = np.full((len(chains), 1), (root, *text)[-1], np.int32)
+    drafts = np.concatenate([last, chains], 1)
+    weights = q_rows[drafts[:, :-1], drafts[:, 1:]].prod(1)
+    laws, carries = jax.device_get(_block_round(
+        rule, p_rows, q_rows, drafts, carry))
+    laws = laws * weights[:, None, None]
+    shares, places = collections.defaultdict(float), {}
+    for place in zip(*np.nonzero(laws)):
+      chain, node, token = place
+      string = (*drafts[chain, 1:node + 1].tolist(), int(token))
+      shares[string] += laws[place]
+      # The state is a function of what was emitted, whatever was drafted.
+      places[string] = place
+    for string, share in shares.items():
+      longer = text + string
+      if len(longer) >= num_tokens:
+        joint[longer[:num_tokens]] += mass * share
+      else:
+        extend(longer, _at(carries, places[string]), mass * share)
+
+  with jax.enable_x64(True):
+    extend((), _at(rule.init_state(1), 0), 1.0)
   return joint
 
 
-def test_greedy_block_needs_the_changed_target():
-  p, q = [1 / 3, 2 / 3], [2 / 3, 1 / 3]
-  truth = tree_law.markov_law(joint_law.padded_rows([p]), 0, 3)
-  error = lambda is_changed: np.abs(
-      greedy_block_joint(p, q, 3, is_changed) - truth).sum() / 2
-  assert error(True) <= 1e-12
-  assert error(False) > 0.1
-  assert not GREEDY_BLOCK.exact
+@pytest.mark.parametrize("length,rows,num_tokens", [
+    (3, (markov.P_ROWS, markov.Q_ROWS), 4),
+    (2, (((1 / 3, 2 / 3),) * 2, ((2 / 3, 1 / 3),) * 2), 5),
+    (4, (((.7, .3), (.2, .8)), ((.4, .6), (.9, .1))), 5),
+    (1, (markov.P_ROWS, markov.Q_ROWS), 2)])
+def test_greedy_blocks_follow_the_target_over_rounds(length, rows, num_tokens):
+  rule = block.GreedyBlockVerification(length)
+  truth = tree_law.markov_law(rows[0], 0, num_tokens)
+  error = np.abs(carried_joint(rule, *rows, 0, num_tokens) - truth).max()
+  assert error <= 1e-12
+  if length > 1:
+    forgetful = carried_joint(Forgetful(length), *rows, 0, num_tokens)
+    assert np.abs(forgetful - truth).sum() > 0.02
+
+
+def test_greedy_block_needs_its_state():
+  p, q = (1 / 3, 2 / 3), (2 / 3, 1 / 3)
+  truth = tree_law.markov_law([p] * 2, 0, 3)
+  found = carried_joint(Forgetful(2), [p] * 2, [q] * 2, 0, 3)
+  assert np.abs(found - truth).sum() / 2 > 0.1
+
+
+def test_greedy_blocks_decode_the_target():
+  """Sampled through the whole decoder, where the state is carried for real."""
+  law = tree_law.markov_law(markov.P_ROWS, 0, 3)
+  p_value = lambda rule: trees_test.joint_p_value(
+      sampled(rule, "iid", (1, 1, 1)), markov.params(), law)
+  assert p_value(block.GreedyBlockVerification(3)) > trees_test.SIGNIFICANCE
+  assert p_value(Forgetful(3)) < 1e-10
+
+
+def test_a_block_longer_than_its_state_is_refused():
+  system = sampled(block.GreedyBlockVerification(2), "iid", (1, 1, 1))
+  with pytest.raises(ValueError, match="at most length=2 drafts.* depth=3"):
+    markov.decode(system, markov.params(), 1, 2)
+  with pytest.raises(ValueError, match="length=0, expected at least 1"):
+    block.GreedyBlockVerification(0)
 
 
 def sampled(rule, draw, branching):

@@ -51,7 +51,11 @@ Program = Callable[[Chance], Hashable]
 
 
 def outcomes(program: Program) -> dict[Any, float]:
-  """Every outcome of a program with its probability."""
+  """Every outcome of a program with its probability.
+
+  >>> outcomes(lambda chance: chance.flip(.25))
+  {False: 0.75, True: 0.25}
+  """
   found: dict[Any, float] = collections.defaultdict(float)
   scripts: list[tuple[int, ...]] = [()]
   while scripts:
@@ -62,7 +66,11 @@ def outcomes(program: Program) -> dict[Any, float]:
 
 
 def law(program: Program, vocab_size: int) -> np.ndarray:
-  """The law `f64[V]` of the token that a program returns."""
+  """The law `f64[V]` of the token that a program returns.
+
+  >>> law(lambda chance: chance.draw([.25, .75]), 2).tolist()
+  [0.25, 0.75]
+  """
   found = np.zeros(vocab_size)
   for token, mass in outcomes(program).items():
     found[token] += mass
@@ -80,6 +88,9 @@ def output(verify, draft_law: dict[tuple[int, ...], float], vocab_size: int
 
   Returns:
     The law `f64[V]` and the probability that the token is among the drafts.
+
+  >>> output(lambda chance, drafts: 1, {(0,): .25, (1,): .75}, 2)
+  (array([0., 1.]), 0.75)
   """
   total, kept = np.zeros(vocab_size), 0.0
   for drafts, mass in draft_law.items():
@@ -90,16 +101,28 @@ def output(verify, draft_law: dict[tuple[int, ...], float], vocab_size: int
 
 
 def ratio(p: float, q: float) -> float:
-  """`min(1, p / q)`; 0 where q never draws."""
+  """`min(1, p / q)`; 0 where q never draws.
+
+  >>> ratio(.2, .4), ratio(.4, .2), ratio(.4, 0)
+  (0.5, 1.0, 0.0)
+  """
   return min(1.0, p / q) if q > 0 else 0.0
 
 
 def normalise(mass: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
-  """`mass / sum(mass)`, or `otherwise` for an event of probability zero."""
+  """`mass / sum(mass)`, or `otherwise` for an event of probability zero.
+
+  >>> normalise(np.asarray([.2, .2]), np.zeros(2)).tolist()
+  [0.5, 0.5]
+  """
   total = mass.sum()
   return mass / total if total > 0 else otherwise
 
 
 def residual(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-  """The normalised positive part of p - q (Leviathan et al. 2023, Sec. 2.3)."""
+  """The normalised positive part of p - q (Leviathan et al. 2023, Sec. 2.3).
+
+  >>> residual(np.asarray([.5, .5]), np.asarray([.25, .75])).tolist()
+  [1.0, 0.0]
+  """
   return normalise(np.maximum(p - q, 0), p)

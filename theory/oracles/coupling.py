@@ -19,6 +19,10 @@ def list_acceptance(p, q, num_drafts: int) -> float:
   that token j wins in row d at time t, which has density `p_j K e^{-K t}`, the
   rows are independent, and in each the clocks are known not to have rung yet:
   row d's draft is j with probability own(t), any other's with other(t).
+
+  >>> p, q = np.asarray([.5, .3, .2]), np.asarray([.2, .3, .5])
+  >>> [round(float(list_acceptance(p, q, n)), 6) for n in (1, 2, 3)]
+  [0.630769, 0.773999, 0.85044]
   """
   total = 0.0
   for j in range(len(p)):

@@ -9,12 +9,20 @@ from theory.oracles import chance as chance_lib
 
 
 def iid(chance, q, num_drafts):
-  """Independent draws from one law."""
+  """Independent draws from one law.
+
+  >>> tuples(iid, [.5, .5], 2)
+  {(0, 0): 0.25, (0, 1): 0.25, (1, 0): 0.25, (1, 1): 0.25}
+  """
   return tuple(chance.draw(q) for _ in range(num_drafts))
 
 
 def independent(chance, q, num_drafts):
-  """Draft j from its own law `q[j]` (Khisti et al. 2025)."""
+  """Draft j from its own law `q[j]` (Khisti et al. 2025).
+
+  >>> tuples(independent, [[.5, .5], [0., 1.]], 2)
+  {(0, 1): 0.5, (1, 1): 0.5}
+  """
   return tuple(chance.draw(q[j]) for j in range(num_drafts))
 
 
@@ -22,6 +30,9 @@ def without_replacement(chance, q, num_drafts):
   """One after the other, each from q without its predecessors (RSD).
 
   Stops where q has no further token.
+
+  >>> tuples(without_replacement, [.5, .25, .25], 1)
+  {(0,): 0.5, (2,): 0.25, (1,): 0.25}
   """
   drafts, left = [], np.array(q, np.float64)
   while len(drafts) < num_drafts and left.sum() > 0:
@@ -34,6 +45,9 @@ def greedy(chance, q, num_drafts):
   """The most likely tokens and one draw from the rest (Hu et al. 2025).
 
   Ties go to the lower index. The random draft comes last.
+
+  >>> tuples(greedy, [.5, .25, .25], 2)
+  {(0, 1): 0.5, (0, 2): 0.5}
   """
   top = top_tokens(q, num_drafts - 1)
   return (*top, chance.draw(without(q, top)))
@@ -44,6 +58,9 @@ def hub_pair(chance, q, num_drafts=2):
 
   The first draft is drawn from q; the second is the hub, or, if that was the
   first, a draw from the rest.
+
+  >>> tuples(hub_pair, [.5, .25, .25], 2)
+  {(0, 1): 0.25, (0, 2): 0.25, (2, 0): 0.25, (1, 0): 0.25}
   """
   if num_drafts != 2:
     raise ValueError(f"num_drafts={num_drafts}, expected a pair.")
@@ -55,18 +72,30 @@ def hub_pair(chance, q, num_drafts=2):
 
 
 def top_tokens(q, count) -> tuple[int, ...]:
-  """The `count` most likely tokens, lower index first on ties."""
+  """The `count` most likely tokens, lower index first on ties.
+
+  >>> top_tokens([.2, .4, .4], 2)
+  (1, 2)
+  """
   order = np.argsort(-np.asarray(q), kind="stable")
   return tuple(order[:count].tolist())
 
 
 def without(q, tokens) -> np.ndarray:
-  """The law q, given that none of these tokens was drawn."""
+  """The law q, given that none of these tokens was drawn.
+
+  >>> without([.5, .25, .25], (0,)).tolist()
+  [0.0, 0.5, 0.5]
+  """
   rest = np.array(q, np.float64)
   rest[list(tokens)] = 0
   return chance_lib.normalise(rest, rest)
 
 
 def tuples(draw, q, num_drafts) -> dict[tuple[int, ...], float]:
-  """Probability of every tuple that a way of drawing can produce."""
+  """Probability of every tuple that a way of drawing can produce.
+
+  >>> sorted(tuples(without_replacement, [.5, .5], 2))
+  [(0, 1), (1, 0)]
+  """
   return chance_lib.outcomes(lambda chance: draw(chance, q, num_drafts))

@@ -52,6 +52,11 @@ def solve(p, q, num_drafts, distinct=True) -> Rates:
     q: `[V]`.
     num_drafts: K.
     distinct: whether a repeated draft competes once or once per copy.
+
+  >>> p, q = np.asarray([.5, .3, .2]), np.asarray([.2, .3, .5])
+  >>> plan = solve(p, q, 2)
+  >>> sorted(plan.inner), plan.outer_sums.round(6).tolist()
+  ([1, 2], [0.36, 0.0, 0.0])
   """
   tuples = drafting.tuples(drafting.iid, q, num_drafts)
   masses = transport.set_masses(tuples)
@@ -122,6 +127,13 @@ def global_resolution(p, q, num_drafts, rates: Rates | None = None):
 
   The two flow problems are solved to rounding. Emits the winner as it is; if
   none wins, from what p has beyond the outer sums.
+
+  >>> p, q = np.asarray([.5, .3, .2]), np.asarray([.2, .3, .5])
+  >>> law, kept = chance_lib.output(
+  ...     global_resolution(p, q, 2),
+  ...     drafting.tuples(drafting.iid, q, 2), 3)
+  >>> law.round(6).tolist(), round(kept, 6)
+  ([0.5, 0.3, 0.2], 0.86)
   """
   plan = rates or solve(p, q, num_drafts)
   size = len(p)
@@ -141,6 +153,13 @@ def race(p, q, num_drafts, rates: Rates, draw=drafting.iid):
 
   Every copy of a repeated draft runs a clock of its own. The winner's law is
   summed over all tuples, so the rule is exact for any rates.
+
+  >>> p, q = np.asarray([.5, .3, .2]), np.asarray([.2, .3, .5])
+  >>> law, kept = chance_lib.output(
+  ...     race(p, q, 2, solve(p, q, 2)),
+  ...     drafting.tuples(drafting.iid, q, 2), 3)
+  >>> law.round(6).tolist(), round(kept, 6)
+  ([0.5, 0.3, 0.2], 0.86)
   """
   size = len(p)
   winner = sum(mass * rates.contest(drafts)[:size] for drafts, mass

@@ -44,6 +44,10 @@ def extended(strings: dict[String, float], target: Markov, length: int
   """Law `[V] * length` of the text if the target itself goes on.
 
   Equals the target's own law exactly if the round is lossless.
+
+  >>> law = Markov(np.asarray([.5, .5]), np.eye(2))
+  >>> extended({(0,): .5, (1,): .5}, law, 2).tolist()
+  [[0.5, 0.0], [0.0, 0.5]]
   """
   joint = np.zeros((len(target.first),) * length)
 
@@ -60,7 +64,11 @@ def extended(strings: dict[String, float], target: Markov, length: int
 
 
 def kept_histogram(strings: dict[String, float], most: int) -> np.ndarray:
-  """Probabilities `[most + 1]` of the number of drafted tokens kept."""
+  """Probabilities `[most + 1]` of the number of drafted tokens kept.
+
+  >>> kept_histogram({(0,): .25, (1, 0): .75}, 1).tolist()
+  [0.25, 0.75]
+  """
   histogram = np.zeros(most + 1)
   for string, mass in strings.items():
     histogram[len(string) - 1] += mass
@@ -68,7 +76,12 @@ def kept_histogram(strings: dict[String, float], most: int) -> np.ndarray:
 
 
 def chain(chance, draft: Markov, num_drafts: int) -> String:
-  """A string drawn from the draft."""
+  """A string drawn from the draft.
+
+  >>> law = Markov(np.asarray([.5, .5]), np.eye(2))
+  >>> chance_lib.outcomes(lambda chance: chain(chance, law, 2))
+  {(0, 0): 0.5, (1, 1): 0.5}
+  """
   tokens: String = ()
   for _ in range(num_drafts):
     tokens += (chance.draw(draft.after(tokens)),)
@@ -76,7 +89,13 @@ def chain(chance, draft: Markov, num_drafts: int) -> String:
 
 
 def tree(chance, draft: Markov, branching, draw, prefix: String = ()) -> Tree:
-  """Children in draw order below a prefix, `branching[d]` at depth d."""
+  """Children in draw order below a prefix, `branching[d]` at depth d.
+
+  >>> law = Markov(np.asarray([0., 1.]), np.eye(2))
+  >>> chance_lib.outcomes(
+  ...     lambda chance: tree(chance, law, (1, 1), drafting.iid))
+  {((1, ((1, ()),)),): 1.0}
+  """
   if not branching:
     return ()
   tokens = draw(chance, draft.after(prefix), branching[0])
@@ -85,7 +104,15 @@ def tree(chance, draft: Markov, branching, draw, prefix: String = ()) -> Tree:
 
 
 def token_by_token(chance, target, draft, drafts: String) -> String:
-  """Speculative decoding (Leviathan et al. 2023, Alg. 1)."""
+  """Speculative decoding (Leviathan et al. 2023, Alg. 1).
+
+  >>> p = Markov(np.full(2, .5), np.full((2, 2), .5))
+  >>> q = Markov(np.asarray([.25, .75]), np.asarray([[.25, .75]] * 2))
+  >>> strings = chance_lib.outcomes(lambda chance: token_by_token(
+  ...     chance, p, q, chain(chance, q, 2)))
+  >>> kept_histogram(strings, 2).round(6).tolist()
+  [0.25, 0.1875, 0.5625]
+  """
   for i, token in enumerate(drafts):
     p, q = target.after(drafts[:i]), draft.after(drafts[:i])
     if not chance.flip(chance_lib.ratio(p[token], q[token])):
@@ -94,7 +121,15 @@ def token_by_token(chance, target, draft, drafts: String) -> String:
 
 
 def block(chance, target, draft, drafts: String) -> String:
-  """Block verification (Sun et al. 2025, Alg. 2)."""
+  """Block verification (Sun et al. 2025, Alg. 2).
+
+  >>> p = Markov(np.full(2, .5), np.full((2, 2), .5))
+  >>> q = Markov(np.asarray([.25, .75]), np.asarray([[.25, .75]] * 2))
+  >>> strings = chance_lib.outcomes(lambda chance: block(
+  ...     chance, p, q, chain(chance, q, 2)))
+  >>> kept_histogram(strings, 2).round(6).tolist()
+  [0.25, 0.125, 0.625]
+  """
   num_drafts = len(drafts)
   ratios = [1.0]
   for i, token in enumerate(drafts):
@@ -122,6 +157,13 @@ def greedy_block(chance, target, draft, drafts: String, whole_block=False
 
   Exact only if the positions of this block that are still open are then drawn
   from a modified target; `whole_block` draws them here, one by one.
+
+  >>> p = Markov(np.full(2, .5), np.full((2, 2), .5))
+  >>> q = Markov(np.asarray([.25, .75]), np.asarray([[.25, .75]] * 2))
+  >>> strings = chance_lib.outcomes(lambda chance: greedy_block(
+  ...     chance, p, q, chain(chance, q, 2)))
+  >>> kept_histogram(strings, 2).round(6).tolist()
+  [0.25, 0.0625, 0.6875]
   """
   num_drafts = len(drafts)
 
@@ -160,6 +202,13 @@ def top_down(chance, target, draft, children: Tree, distinct: bool) -> String:
   """Recursive rejection at every node from the root down (SpecInfer, RSD).
 
   `distinct` siblings were drawn without replacement.
+
+  >>> p = Markov(np.full(2, .5), np.full((2, 2), .5))
+  >>> q = Markov(np.asarray([.25, .75]), np.asarray([[.25, .75]] * 2))
+  >>> strings = chance_lib.outcomes(lambda chance: top_down(
+  ...     chance, p, q, tree(chance, q, (2,), drafting.iid), False))
+  >>> kept_histogram(strings, 1).round(6).tolist()
+  [0.1875, 0.8125]
   """
   rule = (sequential.recursive_without_replacement if distinct
           else sequential.recursive)
@@ -179,6 +228,13 @@ def traversal(chance, target, draft, children: Tree, distinct: bool) -> String:
   """Traversal verification (Weng et al. 2025, Alg. 1): leaves first.
 
   `distinct` siblings were drawn without replacement.
+
+  >>> p = Markov(np.full(2, .5), np.full((2, 2), .5))
+  >>> q = Markov(np.asarray([.25, .75]), np.asarray([[.25, .75]] * 2))
+  >>> strings = chance_lib.outcomes(lambda chance: traversal(
+  ...     chance, p, q, tree(chance, q, (2,), drafting.iid), False))
+  >>> kept_histogram(strings, 1).round(6).tolist()
+  [0.1875, 0.8125]
   """
   return _visit(chance, target, draft, (), children, 1.0, distinct)
 

@@ -13,13 +13,29 @@ _HALVINGS = 100
 
 
 def sample_and_match(p, q, num_drafts):
-  """The target draws; drafts are only looked at (SpecInfer, Sec. 4.3)."""
+  """The target draws; drafts are only looked at (SpecInfer, Sec. 4.3).
+
+  >>> p, q = np.asarray([.5, .3, .2]), np.asarray([.2, .3, .5])
+  >>> law, kept = chance_lib.output(
+  ...     sample_and_match(p, q, 2),
+  ...     drafting.tuples(drafting.iid, q, 2), 3)
+  >>> law.round(6).tolist(), round(kept, 6)
+  ([0.5, 0.3, 0.2], 0.483)
+  """
   del q, num_drafts
   return lambda chance, drafts: chance.draw(p)
 
 
 def greedy(p, q, num_drafts):
-  """The target's most likely token."""
+  """The target's most likely token.
+
+  >>> p, q = np.asarray([.5, .3, .2]), np.asarray([.2, .3, .5])
+  >>> law, kept = chance_lib.output(
+  ...     greedy(p, q, 2),
+  ...     drafting.tuples(drafting.iid, q, 2), 3)
+  >>> law.round(6).tolist(), round(kept, 6)
+  ([1.0, 0.0, 0.0], 0.36)
+  """
   del q, num_drafts
   return lambda chance, drafts: int(np.argmax(p))
 
@@ -29,6 +45,13 @@ def speculative(p, q, num_drafts=1):
 
   Raises:
     ValueError: for more than one draft.
+
+  >>> p, q = np.asarray([.5, .3, .2]), np.asarray([.2, .3, .5])
+  >>> law, kept = chance_lib.output(
+  ...     speculative(p, q),
+  ...     drafting.tuples(drafting.iid, q, 1), 3)
+  >>> law.round(6).tolist(), round(kept, 6)
+  ([0.5, 0.3, 0.2], 0.7)
   """
   if num_drafts != 1:
     raise ValueError(f"num_drafts={num_drafts}, expected one.")
@@ -49,6 +72,13 @@ def recursive(p, q, num_drafts):
     p: `[V]`.
     q: `[V]`, or `[K, V]` where draft j was drawn from `q[j]`.
     num_drafts: K.
+
+  >>> p, q = np.asarray([.5, .3, .2]), np.asarray([.2, .3, .5])
+  >>> law, kept = chance_lib.output(
+  ...     recursive(p, q, 2),
+  ...     drafting.tuples(drafting.iid, q, 2), 3)
+  >>> law.round(6).tolist(), round(kept, 6)
+  ([0.5, 0.3, 0.2], 0.76)
   """
   laws = np.broadcast_to(q, (num_drafts, len(p)))
 
@@ -64,7 +94,15 @@ def recursive(p, q, num_drafts):
 
 
 def recursive_without_replacement(p, q, num_drafts):
-  """Recursive rejection sampling (RSD, Alg. 2; MCSD; Sequoia)."""
+  """Recursive rejection sampling (RSD, Alg. 2; MCSD; Sequoia).
+
+  >>> p, q = np.asarray([.5, .3, .2]), np.asarray([.2, .3, .5])
+  >>> law, kept = chance_lib.output(
+  ...     recursive_without_replacement(p, q, 2),
+  ...     drafting.tuples(drafting.without_replacement, q, 2), 3)
+  >>> law.round(6).tolist(), round(kept, 6)
+  ([0.5, 0.3, 0.2], 0.82)
+  """
   del num_drafts
 
   def verify(chance, drafts):
@@ -80,7 +118,15 @@ def recursive_without_replacement(p, q, num_drafts):
 
 
 def k_seq(p, q, num_drafts):
-  """K-SEQ (SpecTr) at its best division factor rho."""
+  """K-SEQ (SpecTr) at its best division factor rho.
+
+  >>> p, q = np.asarray([.5, .3, .2]), np.asarray([.2, .3, .5])
+  >>> law, kept = chance_lib.output(
+  ...     k_seq(p, q, 2),
+  ...     drafting.tuples(drafting.iid, q, 2), 3)
+  >>> law.round(6).tolist(), round(kept, 6)
+  ([0.5, 0.3, 0.2], 0.791355)
+  """
   rho = division_factor(p, q, num_drafts)
   beta = _common_mass(p, q, rho)
   missed = (1 - beta) ** num_drafts
@@ -99,7 +145,12 @@ def k_seq(p, q, num_drafts):
 
 
 def division_factor(p, q, num_drafts) -> float:
-  """The root rho in [1, K] of `1 - (1 - beta(rho))^K = rho beta(rho)`."""
+  """The root rho in [1, K] of `1 - (1 - beta(rho))^K = rho beta(rho)`.
+
+  >>> p, q = np.asarray([.5, .3, .2]), np.asarray([.2, .3, .5])
+  >>> round(division_factor(p, q, 2), 6)
+  1.456776
+  """
   low, high = 1.0, float(num_drafts)
   for _ in range(_HALVINGS):
     rho = (low + high) / 2

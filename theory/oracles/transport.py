@@ -21,6 +21,13 @@ def spechub(p, q, num_drafts=2):
 
   Raises:
     ValueError: for any number of drafts but two.
+
+  >>> p, q = np.asarray([.5, .3, .2]), np.asarray([.2, .3, .5])
+  >>> law, kept = chance_lib.output(
+  ...     spechub(p, q),
+  ...     drafting.tuples(drafting.hub_pair, q, 2), 3)
+  >>> law.round(6).tolist(), round(kept, 6)
+  ([0.5, 0.3, 0.2], 0.9)
   """
   if num_drafts != 2:
     raise ValueError(f"num_drafts={num_drafts}, expected two.")
@@ -58,6 +65,13 @@ def greedy_multi_draft(p, q, num_drafts):
 
   For `drafting.greedy`; the residual may well be one of the top tokens, which
   then counts as an accepted draft.
+
+  >>> p, q = np.asarray([.5, .3, .2]), np.asarray([.2, .3, .5])
+  >>> law, kept = chance_lib.output(
+  ...     greedy_multi_draft(p, q, 2),
+  ...     drafting.tuples(drafting.greedy, q, 2), 3)
+  >>> law.round(6).tolist(), round(kept, 6)
+  ([0.5, 0.3, 0.2], 0.9)
   """
   proposal = drafting.without(q, drafting.top_tokens(q, num_drafts - 1))
 
@@ -71,7 +85,11 @@ def greedy_multi_draft(p, q, num_drafts):
 
 
 def set_masses(draft_law: Tuples) -> Sets:
-  """Probability of each set of distinct drafted tokens."""
+  """Probability of each set of distinct drafted tokens.
+
+  >>> set_masses({(0, 1): .25, (1, 0): .75})
+  {frozenset({0, 1}): 1.0}
+  """
   masses: Sets = {}
   for drafts, mass in draft_law.items():
     masses[frozenset(drafts)] = masses.get(frozenset(drafts), 0.0) + mass
@@ -86,6 +104,10 @@ def best_selection(p, draft_law: Tuples) -> dict[frozenset[int], np.ndarray]:
 
   Returns:
     For each set the law `[V]` of the selected token.
+
+  >>> best_selection(np.asarray([.5, .5]), {(0, 1): 1.})[
+  ...     frozenset((0, 1))].round(6).tolist()
+  [0.5, 0.5]
   """
   masses = set_masses(draft_law)
   cells = [(s, token) for s in masses for token in sorted(s)]
@@ -112,6 +134,11 @@ def two_step(p, draft_law: Tuples, selection):
 
   Exact whatever the selection, since step two is shown the true law of the
   selected token.
+
+  >>> verify = two_step(np.asarray([.5, .5]), {(0,): 1.},
+  ...                   {frozenset((0,)): np.asarray([1., 0.])})
+  >>> chance_lib.law(lambda chance: verify(chance, (0,)), 2).tolist()
+  [0.5, 0.5]
   """
   induced = sum(mass * selection[frozenset(drafts)]
                 for drafts, mass in draft_law.items())
@@ -126,13 +153,28 @@ def two_step(p, draft_law: Tuples, selection):
 
 
 def canonical(p, q, num_drafts, draw=drafting.iid):
-  """The two steps with the best selection: an optimal rule for any draws."""
+  """The two steps with the best selection: an optimal rule for any draws.
+
+  >>> p, q = np.asarray([.5, .3, .2]), np.asarray([.2, .3, .5])
+  >>> law, kept = chance_lib.output(
+  ...     canonical(p, q, 2),
+  ...     drafting.tuples(drafting.iid, q, 2), 3)
+  >>> law.round(6).tolist(), round(kept, 6)
+  ([0.5, 0.3, 0.2], 0.86)
+  """
   draft_law = drafting.tuples(draw, q, num_drafts)
   return two_step(p, draft_law, best_selection(p, draft_law))
 
 
 def subset_optimum(p, masses: Sets) -> tuple[float, frozenset[int]]:
-  """`1 + min_H p(H) - Pr(drafts in H)` by all sets H (Hu et al., Thm. 3)."""
+  """`1 + min_H p(H) - Pr(drafts in H)` by all sets H (Hu et al., Thm. 3).
+
+  >>> p, q = np.asarray([.5, .3, .2]), np.asarray([.2, .3, .5])
+  >>> masses = set_masses(drafting.tuples(drafting.iid, q, 2))
+  >>> value, best = subset_optimum(p, masses)
+  >>> round(value, 6), sorted(best)
+  (0.86, [1, 2])
+  """
   values = {h: _gain(p, masses, h) for h in _supersets(frozenset(), len(p))}
   best = min(values, key=values.get)
   return 1 + values[best], best
@@ -149,6 +191,11 @@ def outer_sums(p, masses: Sets, inner: frozenset[int], order) -> np.ndarray:
 
   Returns:
     `f64[V]`, 0 on H*.
+
+  >>> p, q = np.asarray([.5, .3, .2]), np.asarray([.2, .3, .5])
+  >>> masses = set_masses(drafting.tuples(drafting.iid, q, 2))
+  >>> outer_sums(p, masses, frozenset((1, 2)), (2, 1, 0)).round(6).tolist()
+  [0.36, 0.0, 0.0]
   """
   least = lambda forced: min(
       _gain(p, masses, h) for h in _supersets(forced, len(p)))

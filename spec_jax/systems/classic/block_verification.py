@@ -3,9 +3,8 @@
 Sun et al. 2025, Algorithm 2. A chain of a fixed number of tokens from a small
 model; how many are kept is decided jointly, so that in expectation never fewer
 are than by rejection token by token, and the text follows the target all the
-same. At temperature 0 it is plain matching. Departures: none. The paper's
-greedy variant is a rule here, not a system: it also changes the target of the
-rounds that follow, and a round hands on nothing but text and caches.
+same. At temperature 0 it is plain matching. Departures: none. The greedy
+variant is the system `greedy_block_verification`.
 """
 
 from spec_jax.core import registry

@@ -1,0 +1,217 @@
+"""A draft model that writes a chain whose length a controller decides.
+
+Tokens are drawn in a loop on the device that ends once every row of the batch
+has stopped, so stopping early saves draft forwards. What a row drafts does not
+depend on how long the others go on.
+"""
+
+import dataclasses
+from typing import Any
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from spec_jax.caches import dense
+from spec_jax.controllers import fixed
+from spec_jax.core import keys as keys_lib
+from spec_jax.core import protocols
+from spec_jax.core import sampling as sampling_lib
+from spec_jax.core import tree as tree_lib
+from spec_jax.core import types
+from spec_jax.drafters import level_drafter
+
+_DRAWS = ("iid", "coupled", "top_k")
+
+
+@struct.dataclass
+class ChainState:
+  """The draft model's memory; see `level_drafter.DraftModelState`.
+
+  Attributes:
+    cache: keys and values of committed text.
+    fresh: keys and values of the root and of all drafts but the last.
+    num_drafted: `i32[B]`, in the round that is being verified.
+    control: the controller's state.
+  """
+
+  cache: Any
+  fresh: types.FreshKV
+  num_drafted: jax.Array
+  control: Any
+
+
+@struct.dataclass
+class _Loop:
+  """What a token hands to the next.
+
+  Attributes:
+    index: `i32[]`, tokens drawn.
+    tokens: `i32[B, D]`.
+    count: `i32[B]`, of them those that count.
+    is_going: `bool[B]`.
+    laws: `f[B, D, V]`, or None.
+    fresh: keys and values.
+    control: the controller's state.
+    seen: `bool[B, 1, V]`, see `level_drafter.seen_by_root`.
+  """
+
+  index: jax.Array
+  tokens: jax.Array
+  count: jax.Array
+  is_going: jax.Array
+  laws: jax.Array | None
+  fresh: types.FreshKV
+  control: Any
+  seen: jax.Array | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ChainDraftModel(level_drafter.ModelDrafter):
+  """Drafts a chain with a smaller model of the same vocabulary.
+
+  With `controllers.fixed.Fixed` it drafts the tokens of
+  `draft_model.DraftModel` with as many levels.
+
+  Attributes:
+    model: a `protocols.TargetModel`.
+    controller: a `protocols.Controller`.
+    depth: most tokens.
+    draw: "iid", "coupled" (with the noise of the emitting draw) or "top_k"; at
+      temperature 0 always the most likely token.
+    min_length: so many tokens are drafted whatever the controller says.
+    names: of the draft model's and of the controller's parameters among the
+      drafter's; None if the controller has none.
+  """
+
+  controller: Any = fixed.Fixed()
+  depth: int = 8
+  draw: str = "iid"
+  min_length: int = 1
+  names: tuple[str, str] | None = None
+
+  def __post_init__(self):
+    if not 1 <= self.min_length <= self.depth:
+      raise ValueError(
+          f"min_length={self.min_length} and depth={self.depth}, expected 1 <="
+          " min_length <= depth.")
+    if self.draw not in _DRAWS:
+      raise ValueError(f"draw={self.draw!r}, expected one of {_DRAWS}.")
+
+  @property
+  def needs(self) -> protocols.Needs:
+    return protocols.Needs(draws=(self.draw,))
+
+  @property
+  def max_children(self) -> int:
+    return 1
+
+  def model_params(self, params):
+    return params if self.names is None else params[self.names[0]]
+
+  def init(self, params, batch, capacity):
+    return ChainState(
+        cache=dense.empty(self.model, batch, capacity),
+        fresh=self.model.empty_scratch(batch, self.depth),
+        num_drafted=jnp.zeros((batch,), jnp.int32),
+        control=self.controller.init(batch))
+
+  def propose(self, params, state, ctx, sampling):
+    root, cache = self.feed_root(self.model_params(params), state.cache, ctx,
+                                 self.controller.taps)
+    draw = "top_k" if sampling.is_greedy else self.draw
+    loop = self._start(draw, state, ctx, sampling, root)
+    loop = self._draw(params, draw, ctx, sampling, loop, root)
+
+    def body(loop):
+      out = self._feed(self.model_params(params), cache, ctx, loop)
+      loop = loop.replace(fresh=level_drafter.write(
+          loop.fresh, out.fresh, loop.index))
+      return self._draw(params, draw, ctx, sampling, loop, out)
+
+    loop = jax.lax.while_loop(
+        lambda loop: (loop.index < self.depth) & loop.is_going.any(), body,
+        loop)
+    tree = tree_lib.chain(ctx.root, loop.tokens, loop.count, draw, loop.laws)
+    return tree, ChainState(cache, loop.fresh, loop.count, loop.control)
+
+  def update(self, params, state, outcome):
+    path, count = outcome.verdict.path, outcome.verdict.count
+    # The last draft of a row was not fed, wherever the row stopped.
+    slots = jnp.where(path < state.num_drafted[:, None], path, self.depth)
+    checked = types.Checked(
+        drafted=state.num_drafted, accepted=jnp.maximum(count - 1, 0),
+        is_full=state.num_drafted == self.depth, is_active=count > 0)
+    control = self.controller.update(state.control, checked)
+    return level_drafter.commit_fed(state.replace(
+        control=_where(checked.is_active, control, state.control)),
+        outcome.verdict, slots)
+
+  def _start(self, draw, state, ctx, sampling, root):
+    batch = ctx.root.shape[0]
+    laws = None
+    if draw in types.RANDOM_DRAWS:
+      laws = jnp.zeros((batch, self.depth, self.model.vocab_size),
+                       root.logits.dtype)
+    return _Loop(
+        index=jnp.zeros((), jnp.int32),
+        tokens=jnp.zeros((batch, self.depth), jnp.int32),
+        count=jnp.zeros((batch,), jnp.int32),
+        is_going=jnp.ones((batch,), bool), laws=laws,
+        fresh=level_drafter.write(state.fresh, root.fresh, 0),
+        control=self.controller.begin(state.control, ctx.keys, ctx.length),
+        seen=level_drafter.seen_by_root(self.model, ctx, sampling))
+
+  def _feed(self, params, cache, ctx, loop):
+    """The forward of the token drawn last."""
+    last = jax.lax.dynamic_slice_in_dim(loop.tokens, loop.index - 1, 1, axis=1)
+    past = jnp.arange(self.depth) < loop.index
+    mask = jnp.pad(past, (0, 1), constant_values=True)
+    return self.model.forward(
+        params, last, ctx.length[:, None] - 1 + loop.index,
+        jnp.broadcast_to(mask, (last.shape[0], 1, self.depth + 1)), cache,
+        past=loop.fresh, taps=self.controller.taps)
+
+  def _draw(self, params, draw, ctx, sampling, loop, out):
+    """Draws a token from the last forward; asks whether to go on."""
+    law = sampling.probs(out.logits, loop.seen)
+    token = self._token(draw, ctx, loop.index, out.logits, law)
+    drafted = types.Drafted(
+        index=loop.index, confidence=jnp.take_along_axis(
+            jax.nn.softmax(out.logits[:, 0].astype(jnp.float32)),
+            token[:, None], axis=1)[:, 0],
+        features={name: tap[:, 0] for name, tap in out.taps.items()})
+    own = None if self.names is None else params[self.names[1]]
+    proceeds, control = self.controller.proceed(own, loop.control, drafted)
+    proceeds |= loop.index + 1 < self.min_length
+    put = lambda a, new: jax.lax.dynamic_update_slice_in_dim(
+        a, new, loop.index, axis=1)
+    seen = loop.seen
+    if seen is not None:
+      seen = seen | jax.nn.one_hot(
+          token[:, None], seen.shape[-1], dtype=bool)
+    return _Loop(
+        index=loop.index + 1,
+        tokens=put(loop.tokens, jnp.where(loop.is_going, token, 0)[:, None]),
+        count=loop.count + loop.is_going.astype(jnp.int32),
+        is_going=loop.is_going & proceeds,
+        laws=None if loop.laws is None else put(loop.laws, law),
+        fresh=loop.fresh, seen=seen,
+        control=_where(loop.is_going, control, loop.control))
+
+  def _token(self, draw, ctx, index, logits, law):
+    if draw == "top_k":
+      return jnp.argmax(logits[:, 0], axis=-1).astype(jnp.int32)
+    role, number = ((types.Role.EMIT, None) if draw == "coupled"
+                    else (types.Role.DRAFT, index + 1))
+    at = lambda key, position: sampling_lib.clocks(
+        keys_lib.at(key, position, role, number), law.shape[-1], law.dtype)
+    noise = jax.vmap(at)(ctx.keys, ctx.length + index)
+    return sampling_lib.first_to_ring(law[:, 0], noise)
+
+
+def _where(rows: jax.Array, new: Any, old: Any) -> Any:
+  """`new` in the rows `bool[B]`, `old` in the others."""
+  return jax.tree.map(
+      lambda a, b: jnp.where(rows.reshape((-1,) + (1,) * (a.ndim - 1)), a, b),
+      new, old)

@@ -1,0 +1,202 @@
+"""A draft model that grows trees whose shape depends on what it says.
+
+Levels are grown in a loop on the device that ends when no row of the batch has
+anything left to expand: early exits save draft forwards. What a row gets does
+not depend on how long the others go on.
+"""
+
+import dataclasses
+from typing import Any
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from spec_jax.caches import dense
+from spec_jax.core import keys as keys_lib
+from spec_jax.core import protocols
+from spec_jax.core import types
+from spec_jax.drafters import level_drafter
+from spec_jax.trees import growth as growth_lib
+
+
+@struct.dataclass
+class GrownState:
+  """The draft model's memory; see `level_drafter.DraftModelState`.
+
+  Attributes:
+    cache: keys and values of committed text.
+    fresh: keys and values of the F nodes that a round may feed.
+    slots: `i32[B, N]`, where in `fresh` the nodes of the tree are; F for a
+      node that was not fed.
+  """
+
+  cache: Any
+  fresh: types.FreshKV
+  slots: jax.Array
+
+
+@struct.dataclass
+class _Loop:
+  """What a level hands to the next; F nodes may be fed.
+
+  Attributes:
+    level: of the frontier.
+    growth: the candidates.
+    frontier: W nodes to feed.
+    ancestors: `bool[B, W, F]`, which fed nodes a frontier node may see.
+    fresh: keys and values of the fed.
+    is_fed: `bool[B, F]`.
+    laws: `f[B, F, V]`, that drew their children; None if none is random.
+    seen: `bool[B, W, V]`, see `level_drafter.seen_by_root`.
+  """
+
+  level: jax.Array
+  growth: growth_lib.Growth
+  frontier: growth_lib.Frontier
+  ancestors: jax.Array
+  fresh: types.FreshKV
+  is_fed: jax.Array
+  laws: jax.Array | None
+  seen: jax.Array | None
+
+
+@dataclasses.dataclass(frozen=True)
+class GrownDraftModel(level_drafter.ModelDrafter):
+  """Drafts a tree of a smaller model of the same vocabulary.
+
+  Attributes:
+    model: a `protocols.TargetModel`.
+    policy: a `trees.growth.Policy`.
+  """
+
+  policy: Any
+
+  def __post_init__(self):
+    if self.policy.max_children > self.model.vocab_size:
+      raise ValueError(
+          f"policy={self.policy} asks for up to {self.policy.max_children}"
+          " children per node, more than the vocabulary has tokens"
+          f" ({self.model.vocab_size}).")
+
+  @property
+  def needs(self) -> protocols.Needs:
+    return protocols.Needs(draws=(self.policy.draw,))
+
+  @property
+  def depth(self) -> int:
+    return self.policy.depth
+
+  @property
+  def max_children(self) -> int:
+    return self.policy.max_children
+
+  @property
+  def _width(self) -> int:
+    """W: no more nodes of a level are expanded than are remembered."""
+    return min(self.policy.width, growth_lib.remembered(self.policy))
+
+  @property
+  def num_fed(self) -> int:
+    """F, the root and W nodes of every level but the last."""
+    return 1 + (self.depth - 1) * self._width
+
+  @property
+  def num_nodes(self) -> int:
+    """N, nodes of the tree."""
+    most = 1 + self.depth * growth_lib.remembered(self.policy)
+    return min(self.policy.budget, most)
+
+  def init(self, params, batch, capacity):
+    return GrownState(
+        cache=dense.empty(self.model, batch, capacity),
+        fresh=self.model.empty_scratch(batch, self.num_fed),
+        slots=jnp.zeros((batch, self.num_nodes), jnp.int32))
+
+  def propose(self, params, state, ctx, sampling):
+    params = self.model_params(params)
+    root, cache = self.feed_root(params, state.cache, ctx)
+    sampling = self.policy.sampling(sampling)
+    seen = level_drafter.seen_by_root(self.model, ctx, sampling)
+    loop = self._start(ctx, sampling.probs(root.logits, seen), seen,
+                       level_drafter.write(state.fresh, root.fresh, 0))
+
+    def body(loop):
+      frontier, width = loop.frontier, self._width
+      own = jnp.broadcast_to(jnp.eye(width, dtype=bool),
+                             loop.ancestors.shape[:2] + (width,))
+      positions = jnp.broadcast_to(
+          ctx.length[:, None] - 1 + loop.level, frontier.tokens.shape)
+      out = self.model.forward(
+          params, frontier.tokens, positions,
+          jnp.concatenate([loop.ancestors, own], axis=2), cache,
+          past=loop.fresh)
+      law = sampling.probs(out.logits, loop.seen)
+      return self._extend(loop, law, out.fresh)
+
+    loop = jax.lax.while_loop(
+        lambda loop: (loop.level < self.depth) & loop.growth.is_growing.any(),
+        body, loop)
+    tree, kept = growth_lib.finish(self.policy, loop.growth, ctx.root)
+    slots = self._slots(loop, kept)
+    if loop.laws is not None:
+      laws = jnp.pad(loop.laws, ((0, 0), (0, 1), (0, 0)))
+      tree = tree.replace(
+          q=jnp.take_along_axis(laws, slots[:, :, None], axis=1))
+    return tree, GrownState(cache, loop.fresh, slots)
+
+  def update(self, params, state, outcome):
+    slots = jnp.take_along_axis(state.slots, outcome.verdict.path, axis=1)
+    return level_drafter.commit_fed(state, outcome.verdict, slots)
+
+  def _start(self, ctx, law, seen, fresh):
+    """The root was fed; its children become the first frontier."""
+    keys = None
+    if self.policy.clocks:
+      keys = jax.vmap(keys_lib.at, (0, 0, None))(
+          ctx.keys, ctx.length, types.Role.DRAFT)
+    growth, frontier = growth_lib.start(self.policy, ctx.root, keys)
+    batch, _, vocab_size = law.shape
+    laws = None
+    if self.policy.draw in types.RANDOM_DRAWS:
+      laws = jnp.zeros((batch, self.num_fed, vocab_size), law.dtype)
+    no_level = _Loop(
+        jnp.zeros((), jnp.int32), growth, frontier,
+        jnp.zeros((batch, 1, self.num_fed), bool), fresh,
+        jnp.zeros((batch, self.num_fed), bool), laws, seen)
+    return self._extend(no_level, law, None)
+
+  def _extend(self, loop, law, fresh):
+    """Grows a level from the laws of the frontier."""
+    batch, width = loop.frontier.tokens.shape
+    # The root, then W nodes a level.
+    first = jnp.maximum(1 + (loop.level - 1) * self._width, 0)
+    put = lambda a, new: jax.lax.dynamic_update_slice_in_dim(
+        a, new, first, axis=1)
+    growth, frontier = growth_lib.extend(
+        self.policy, loop.growth, loop.frontier, law, loop.level)
+    own = first + jnp.arange(width)[:, None] == jnp.arange(self.num_fed)[None]
+    path = loop.ancestors | own[None]
+    gather = lambda a: jnp.take_along_axis(a, frontier.places[:, :, None], 1)
+    seen = loop.seen
+    if seen is not None:
+      seen = gather(seen) | jax.nn.one_hot(
+          frontier.tokens, law.shape[-1], dtype=bool)
+    return _Loop(
+        level=loop.level + 1, growth=growth, frontier=frontier,
+        ancestors=gather(path),
+        fresh=loop.fresh if fresh is None else level_drafter.write(
+            loop.fresh, fresh, first),
+        is_fed=put(loop.is_fed, loop.frontier.exists),
+        laws=None if loop.laws is None else put(loop.laws, law), seen=seen)
+
+  def _slots(self, loop, kept):
+    """`i32[B, N]`, where the kept candidates were fed; F if they were not."""
+    level, place = jnp.divmod(kept - 1, growth_lib.remembered(self.policy))
+    slots = jnp.where(kept > 0, 1 + level * self._width + place, 0)
+    could_be = (kept == 0) | (
+        (place < self._width) & (level + 1 < self.depth))
+    slots = jnp.where(could_be, slots, self.num_fed)
+    is_fed = jnp.pad(loop.is_fed, ((0, 0), (0, 1)))
+    return jnp.where(jnp.take_along_axis(is_fed, slots, axis=1), slots,
+                     self.num_fed).astype(jnp.int32)

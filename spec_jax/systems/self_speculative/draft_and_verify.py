@@ -1,0 +1,149 @@
+"""Draft & Verify: the target without some sub-layers drafts for itself.
+
+Zhang et al. 2023, arXiv:2309.08168, Sec. 3.2 (layer selection) ->
+`experiments.search_layers`, Sec. 3.3 (adaptive draft exiting) ->
+`controllers.threshold`, Algorithm 1 -> the system. The skipped sub-layers are
+found once per model; without a found set about the published shares of them
+(three fifths of the attention, a quarter of the feed-forward) are left out,
+evenly. Departures: drafts are drawn from the law that the rule is shown (the
+published sampling routine drafts greedily and tests against the softmax, which
+is biased); the threshold starts anew with each text instead of being carried
+over prompts, so that a text depends on its prompt alone; it is kept in [0, 1].
+"""
+
+import dataclasses
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spec_jax.controllers import threshold as threshold_lib
+from spec_jax.core import registry
+from spec_jax.core import types
+from spec_jax.drafters import self_draft
+from spec_jax.systems import registration
+from spec_jax.verifiers import matching
+from spec_jax.verifiers import recursive
+
+PAPER = registry.Paper(
+    title="Draft & Verify: Lossless Large Language Model Acceleration via"
+    " Self-Speculative Decoding", authors="Zhang et al.", year=2023,
+    arxiv="2309.08168", venue="ACL 2024")
+# Shares of the sub-layers that the published searches left out (13B: 24 of 40
+# attention and 10 of 40 feed-forward sub-layers).
+_ATTENTION_SHARE, _FEED_FORWARD_SHARE = 0.6, 0.25
+
+
+@struct.dataclass
+class SkippedState:
+  """The gates travel in the state, so that a search compiles once.
+
+  Attributes:
+    gates: `bool[B, M, 2]`.
+    control: of the threshold.
+  """
+
+  gates: jax.Array
+  control: threshold_lib.ThresholdState
+
+
+@dataclasses.dataclass(frozen=True)
+class SkippedLayers:
+  """A fixed set of skipped sub-layers; the confidence threshold adapts.
+
+  Attributes:
+    skip_attention: layers, counted from 0.
+    skip_feed_forward: layers.
+    depth: drafts at most.
+    control: of the threshold.
+  """
+
+  skip_attention: tuple[int, ...]
+  skip_feed_forward: tuple[int, ...]
+  depth: int
+  control: threshold_lib.ConfidenceThreshold
+
+  def taps(self, model):
+    return ()
+
+  def init(self, model, batch):
+    gates = jnp.asarray(open_gates(
+        model.config.num_layers, self.skip_attention, self.skip_feed_forward))
+    return SkippedState(jnp.broadcast_to(gates[None], (batch,) + gates.shape),
+                        self.control.init(batch))
+
+  def choose(self, model, params, state, ctx, start):
+    return state
+
+  def plan(self, model, state):
+    threshold = state.control.threshold
+    most = jnp.full(threshold.shape, self.depth, jnp.int32)
+    return self_draft.Plan(state.gates, most, threshold)
+
+  def update(self, model, params, state, plan, outcome):
+    drafted = outcome.tree.valid.sum(-1, dtype=jnp.int32) - 1
+    count = outcome.verdict.count
+    checked = types.Checked(
+        drafted=drafted, accepted=jnp.maximum(count - 1, 0),
+        is_full=drafted == plan.most, is_active=count > 0)
+    control = jax.tree.map(
+        lambda new, old: jnp.where(checked.is_active, new, old),
+        self.control.update(state.control, checked), state.control)
+    return state.replace(control=control)
+
+
+def open_gates(num_layers, skip_attention, skip_feed_forward) -> np.ndarray:
+  """`bool[M, 2]`, False where a sub-layer is left out.
+
+  Raises:
+    ValueError: a layer that the model does not have.
+  """
+  gates = np.ones((num_layers, 2), bool)
+  for column, layers in enumerate((skip_attention, skip_feed_forward)):
+    for layer in layers:
+      if not 0 <= layer < num_layers:
+        raise ValueError(
+            f"layer {layer} is to be skipped, the model has layers 0 to"
+            f" {num_layers - 1}.")
+      gates[layer, column] = False
+  return gates
+
+
+def evenly(num_layers: int, share: float) -> tuple[int, ...]:
+  """About `share` of the layers between the first and the last."""
+  inner = num_layers - 2
+  count = min(round(share * num_layers), max(inner, 0))
+  if not count:
+    return ()
+  spread = np.linspace(1, inner, count) if count > 1 else [(1 + inner) / 2]
+  return tuple(sorted({int(round(x)) for x in spread}))
+
+
+def default_skips(num_layers: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """Attention and feed-forward layers to leave out of an unsearched model."""
+  return (evenly(num_layers, _ATTENTION_SHARE),
+          evenly(num_layers, _FEED_FORWARD_SHARE))
+
+
+@registration.register("draft_and_verify", papers=(PAPER,),
+                       family="self_speculative", drafter="target")
+def draft_and_verify(parts: registration.Parts, *, depth: int = 8,
+                     skip_attention: tuple[int, ...] | None = None,
+                     skip_feed_forward: tuple[int, ...] | None = None,
+                     threshold: float = 0.6, draw: str = "iid"):
+  """The target drafts with sub-layers left out; exit by confidence."""
+  layers = parts.target.config.num_layers
+  defaults = default_skips(layers)
+  if skip_attention is None:
+    skip_attention = defaults[0]
+  if skip_feed_forward is None:
+    skip_feed_forward = defaults[1]
+  open_gates(layers, skip_attention, skip_feed_forward)
+  drafter = self_draft.SelfDrafter(
+      parts.target,
+      SkippedLayers(tuple(skip_attention), tuple(skip_feed_forward), depth,
+                    threshold_lib.ConfidenceThreshold(threshold)), depth, draw)
+  rule = matching.SampleAndMatch() if draw == "top_k" else (
+      recursive.Rejection())
+  return registration.compose("draft_and_verify", parts, drafter, rule)
