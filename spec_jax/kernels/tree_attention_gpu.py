@@ -22,6 +22,7 @@ from spec_jax.kernels import attention_layout as layout
 
 _TILE = 64  # Query rows of a program: the smallest product of a warp group.
 _BLOCK = 64  # Keys per step.
+_FAR = 2 ** 30  # Beyond any slot or position.
 _WIDEST = 128  # Columns of one product of weights with values.
 _SHARED = 200 * 1024  # Bytes of shared memory of a program, of 227 KiB.
 _PROCESSORS = 132  # An H100's; a program each is one full wave.
@@ -170,6 +171,8 @@ def _kernel(start_ref, end_ref, table_ref, queries_ref, meta_ref,
     plgpu.commit_smem()
 
   def is_seen(step):
+    # Each kind of block passes the test of the other one: scalars decide.
+    is_fresh = step < num_fresh
     shape = (_TILE, _BLOCK)
     columns = tools.iota(shape, 1)
     words = jnp.zeros(shape, jnp.int32)
@@ -178,15 +181,17 @@ def _kernel(start_ref, end_ref, table_ref, queries_ref, meta_ref,
       word = tools.load_row(meta_tile, w + 1)
       words = jnp.where(lax.div(columns, layout.WORD) == i,
                         lax.broadcast_in_dim(word, shape, [0]), words)
+    words = words | jnp.where(is_fresh, 0, -1)
     bits = lax.shift_right_logical(words, lax.rem(columns, layout.WORD)) & 1
     slots = block_begins(step) + columns
-    in_prefix = (slots >= first_slot(step)) & (slots < end)
+    oldest = jnp.where(is_fresh, -_FAR, first_slot(step))
+    newest = jnp.where(is_fresh, _FAR, end)
+    seen = (bits != 0) & (slots >= oldest) & (slots < newest)
     if window:
       positions = lax.broadcast_in_dim(
           tools.load_row(meta_tile, 0), shape, [0])
-      in_prefix &= positions - slots < window
-    is_fresh = jnp.broadcast_to(step < num_fresh, shape)
-    return (is_fresh & (bits != 0)) | (~is_fresh & in_prefix)
+      seen &= positions - slots < jnp.where(is_fresh, _FAR, window)
+    return seen
 
   def absorb(step, carry):
     top, total, mixed = carry

@@ -1,5 +1,6 @@
 """Carries a token rule through a draft tree, from the root down."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,16 +10,28 @@ from spec_jax.core import keys as keys_lib
 from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import tree as tree_lib
 from spec_jax.core import types
+from spec_jax.kernels import backend as backend_lib
+from spec_jax.kernels import verify_tpu
 from spec_jax.verifiers import matching
+from spec_jax.verifiers import recursive
 
 # Up to this many logits, all nodes are decided at once and the walk only looks
 # them up: one pass over a small table is cheaper than several short ones.
 # Beyond, or if a law costs more than that, only the nodes on the path are.
 _AT_ONCE = 2 ** 17
 
+# Rules that a kernel knows, and what it calls them.
+_KERNEL_RULES = {
+    matching.SampleAndMatch: "match",
+    recursive.Rejection: "iid",
+    recursive.Recursive: "iid",
+    recursive.RecursiveWithoutReplacement: "without_replacement",
+}
+
 
 def walk(verifier, sampling: sampling_lib.Sampling, tree: types.DraftTree,
-         p_logits: jax.Array, ctx: types.Context) -> types.Verdict:
+         p_logits: jax.Array, ctx: types.Context, backend: str = "auto"
+         ) -> types.Verdict:
   """Emits a token at the root; descends while the token is a child.
 
   At temperature 0 every exact rule emits the target's argmax, whatever was
@@ -30,6 +43,7 @@ def walk(verifier, sampling: sampling_lib.Sampling, tree: types.DraftTree,
     tree: the drafts.
     p_logits: `f32[B, N, V]`, the target's logits at each node.
     ctx: gives the row keys, the lengths and the text.
+    backend: who computes, see `kernels.backend.BACKENDS`; both draw the same.
   """
   if verifier.exact and sampling.is_greedy:
     verifier, tree = matching.SampleAndMatch(), tree.replace(q=None)
@@ -37,9 +51,37 @@ def walk(verifier, sampling: sampling_lib.Sampling, tree: types.DraftTree,
   if sampling.needs_seen:
     seen = sampling_lib.seen_tokens(
         ctx.tokens, ctx.length, p_logits.shape[-1])
-  row = functools.partial(_walk_row, verifier, sampling)
-  verdict = jax.vmap(row)(tree, p_logits, ctx.keys, ctx.length, seen)
+  rows = jax.vmap(functools.partial(_walk_row, verifier, sampling))
+  rule = _KERNEL_RULES.get(type(verifier))
+  tpu = interpreted = None
+  if verify_tpu.supports(rule, sampling, tree, p_logits, ctx.keys):
+    tpu = functools.partial(_walk_on_chip, rule, sampling)
+    interpreted = functools.partial(tpu, interpret=True)
+  verdict = backend_lib.dispatch(
+      backend, rows, tree, p_logits, ctx.keys, ctx.length, seen, tpu=tpu,
+      interpreted=interpreted)
   return verdict.replace(carry=ctx.carry)
+
+
+@dataclasses.dataclass(frozen=True)
+class Walk:
+  """`walk` on a backend of choice, as a `System.walk` hashed by value."""
+
+  backend: str = "auto"
+
+  def __call__(self, verifier, sampling, tree, p_logits, ctx):
+    return walk(verifier, sampling, tree, p_logits, ctx, self.backend)
+
+
+def _walk_on_chip(rule, sampling, tree, p_logits, keys, length, seen,
+                  interpret=False):
+  del seen  # Rules that need it are not supported.
+  levels = jnp.arange(tree.depth + 1)
+  draw_keys = jax.vmap(lambda key, length: jax.vmap(
+      lambda level: keys_lib.at(key, length + level, types.Role.EMIT))(levels)
+                       )(keys, length)
+  return verify_tpu.walk(tree, p_logits, draw_keys, rule=rule,
+                         sampling=sampling, interpret=interpret)
 
 
 def _walk_row(verifier, sampling, tree, p_logits, key, length, seen):

@@ -124,14 +124,17 @@ def test_blocks_beyond_the_length_are_not_read(platform):
   *arrays, prefix, positions = case.arrays(lengths)
   attend = jax.jit(functools.partial(STRICT[platform], options=case.options))
   clean = attend(*arrays, prefix, positions)
-  # Reading a page that does not exist is an error of the interpreters.
+  # Reading a page that does not exist is an error, or gives NaN.
   unused = np.arange(3) * 64 >= lengths[:, None]
   nowhere = prefix.replace(table=jnp.where(unused, 10 ** 6, prefix.table))
   jax.tree.map(np.testing.assert_array_equal, clean,
                attend(*arrays, nowhere, positions))
   used = prefix.replace(table=jnp.where(unused, prefix.table, 10 ** 6))
-  with pytest.raises(Exception, match="[Oo]ut.of.bounds"):
-    jax.block_until_ready(attend(*arrays, used, positions))
+  try:
+    is_clean = np.array_equal(clean[0], attend(*arrays, used, positions)[0])
+  except Exception as error:  # Of which kind differs between the versions.
+    is_clean = "out of bounds" not in str(error).lower().replace("-", " ")
+  assert not is_clean
   pltpu.reset_tpu_interpret_mode_state()
   interpreters.reset()
 
