@@ -43,8 +43,11 @@ def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
 
 
 def _scores(queries, keys, mask, softcap):
+  # Keys first: as the right-hand side XLA would transpose them in memory, the
+  # whole cache in every forward. What is transposed now are the scores.
   scores = jnp.einsum(
-      "bktgc,bksc->bktgs", queries, keys, preferred_element_type=jnp.float32)
+      "bksc,bktgc->bkstg", keys, queries, preferred_element_type=jnp.float32)
+  scores = jnp.moveaxis(scores, 2, -1)
   if softcap:
     scores = softcap * jnp.tanh(scores / softcap)
   return jnp.where(mask[:, None, :, None, :], scores, _MASKED)
