@@ -7,6 +7,7 @@ Each is timed in a short loop on the device: a dispatch from Python costs as
 much as a small model's forward, and a decode pays it once, not every round.
 """
 
+from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
 import time
@@ -126,7 +127,10 @@ def _looped(fn, *args):
   @jax.jit
   def run(*args):
     def body(_, zero):
-      leaves = jax.tree.leaves(fn(*args, zero))
+      # Tied to the call before: else what does not depend on `zero` would be
+      # computed once for all of them.
+      held, zero = jax.lax.optimization_barrier((args, zero))
+      leaves = jax.tree.leaves(fn(*held, zero))
       # Nobody but us knows that this adds nothing.
       return sum((leaf.max() == jnp.inf).astype(jnp.int32)
                  for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -144,8 +148,16 @@ class Forwards:
   """
 
   def __init__(self, cases: Mapping[str, tuple[
-      system_lib.System, types.Params, types.DecodeState]]):
-    """Compiles; a case is a system, parameters and a state to start from."""
+      system_lib.System, types.Params, types.DecodeState]],
+               timer: Callable[[], float] = time.perf_counter):
+    """Compiles.
+
+    Args:
+      cases: a system, parameters and a state to start from, by name.
+      timer: seconds. `time.process_time` counts processor seconds, all threads
+        together: on a CPU that others use too, their noise stays out.
+    """
+    self._timer = timer
     self._calls, self._fns = {}, {}
     for name, (system, params, state) in cases.items():
       target, draft = _calls(system, params, state)
@@ -164,9 +176,9 @@ class Forwards:
     """Times every forward `repeats` times, all of them in turn."""
     for _ in range(repeats):
       for key, fn in self._fns.items():
-        begin = time.perf_counter()
+        begin = self._timer()
         fn()
-        self._samples[key].append((time.perf_counter() - begin) / _LOOP)
+        self._samples[key].append((self._timer() - begin) / _LOOP)
 
   def take(self) -> dict[str, RoundCost]:
     """Costs by case: medians of the samples since the last call.
