@@ -9,6 +9,7 @@ much as a small model's forward, and a decode pays it once, not every round.
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import time
 from typing import Any
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spec_jax.caches import dense
 from spec_jax.core import system as system_lib
 from spec_jax.core import types
 
@@ -138,6 +140,47 @@ def _looped(fn, *args):
     return jax.lax.fori_loop(0, _LOOP, body, jnp.zeros((), jnp.int32))
 
   return lambda: jax.block_until_ready(run(*args))
+
+
+def grid(model: Any, params: Any, sizes: Sequence[tuple[int, int]],
+         prefix: int, repeats: int = 5,
+         timer: Callable[[], float] = time.perf_counter
+         ) -> dict[tuple[int, int], float]:
+  """Seconds of a forward by batch and number of fresh tokens, sizes in turn.
+
+  Args:
+    model: target or draft.
+    params: of the model.
+    sizes: pairs of batch and tokens per row.
+    prefix: cached tokens of each row; the cache has no more room.
+    repeats: samples of each size; medians are returned.
+    timer: see `Forwards`.
+  """
+  fns = {size: _timed_size(model, params, *size, prefix) for size in sizes}
+  for fn in fns.values():
+    fn()
+  samples = {size: [] for size in fns}
+  for _ in range(repeats):
+    for size, fn in fns.items():
+      begin = timer()
+      fn()
+      samples[size].append((timer() - begin) / _LOOP)
+  return {size: float(np.median(values)) for size, values in samples.items()}
+
+
+def _timed_size(model, params, batch, num_tokens, prefix):
+  cache = dense.empty(model, batch, prefix)
+  cache = cache.replace(length=jnp.full((batch,), prefix, jnp.int32))
+  tokens = jnp.zeros((batch, num_tokens), jnp.int32)
+  positions = jnp.broadcast_to(
+      prefix + jnp.arange(num_tokens, dtype=jnp.int32), tokens.shape)
+  mask = jnp.broadcast_to(jnp.tril(jnp.ones((num_tokens,) * 2, bool)),
+                          (batch, num_tokens, num_tokens))
+
+  def forward(params, cache, tokens, zero):
+    return model.forward(params, tokens + zero, positions, mask, cache).logits
+
+  return _looped(forward, params, cache, tokens)
 
 
 class Forwards:
