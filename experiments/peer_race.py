@@ -46,6 +46,8 @@ def define(values: flags.FlagValues) -> None:
                        flag_values=values)
   flags.DEFINE_integer("depth", 5, "Tokens that transformers drafts.",
                        lower_bound=1, flag_values=values)
+  flags.DEFINE_integer("torch_threads", 0, "0: one, or one per core, whichever"
+                       " decodes faster.", lower_bound=0, flag_values=values)
   flags.DEFINE_string("torch_device", None, "Default: cuda if torch has it,"
                       " else cpu.", flag_values=values)
 
@@ -63,6 +65,8 @@ def run(values: flags.FlagValues) -> int:
       raise ValueError(f"{bundle.name} comes without prompts; use a bundle"
                        " with some: --bundle.")
     peer = peers.Transformers(bundle, folder / "models", values.torch_device)
+    peer.set_threads(values.torch_threads, bundle.tokenizer.encode(
+        bundle.prompts[0])[-values.max_prompt_tokens:])
   rows, is_equal = [], True
   for temperature in temperatures:
     found = race(values, bundle, choices, peer, temperature)

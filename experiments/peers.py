@@ -6,6 +6,7 @@ Needs the extra `parity` (torch, transformers); nothing else here does.
 from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
+import os
 import pathlib
 import time
 from typing import Any
@@ -81,6 +82,28 @@ class Transformers:
           folder / name, dtype="auto")
       self._models[name] = loaded.to(self.device).eval()
     self._models["target"].register_forward_pre_hook(self._count)
+
+  def set_threads(self, threads: int, prompt: Sequence[int],
+                  num_tokens: int = 8) -> None:
+    """Gives torch its threads.
+
+    Args:
+      threads: how many; 0: one, or one per core, whichever decodes faster.
+        With small matrices, or on a busy machine, threads that wait for each
+        other take longer than one alone.
+      prompt: decoded to find out.
+      num_tokens: tokens decoded to find out.
+    """
+    if threads or self.device != "cpu":
+      self._torch.set_num_threads(threads or self._torch.get_num_threads())
+      return
+    run = self.passer(AUTOREGRESSIVE, [prompt], num_tokens, 0.0, 1)
+    seconds = {}
+    for threads in sorted({1, os.cpu_count() or 1}):
+      self._torch.set_num_threads(threads)
+      run()
+      seconds[threads] = min(run().lap.rounds for _ in range(2))
+    self._torch.set_num_threads(min(seconds, key=seconds.get))
 
   def versions(self) -> dict[str, str]:
     """For a result card."""

@@ -84,7 +84,7 @@ class Profiler:
     """
     self._forwards = costs_lib.Forwards(
         {name: case[:3] for name, case in cases.items()}, timer)
-    self._rounds = {name: _timed_rounds(timer, *case)
+    self._rounds = {name: timed_rounds(timer, *case)
                     for name, case in cases.items()}
     self._stages = {
         (name, stage): fn for name, case in cases.items()
@@ -126,9 +126,12 @@ class Profiler:
         clock_lib.spread([r / c.total - 1 for r, c in zip(rounds, costs)]))
 
 
-def _timed_rounds(timer, system, params, state, executor
+def timed_rounds(timer, system, params, state, executor
                   ) -> Callable[[], float]:
-  """Seconds of a round, as the executor runs `_ROUNDS` of them."""
+  """Seconds of a round, as the executor runs `_ROUNDS` of them.
+
+  The function that is returned starts from the same state at every call.
+  """
 
   def run():
     counts = decoding.zero_counts(system, state.tokens.shape[0])
