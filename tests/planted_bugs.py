@@ -115,7 +115,7 @@ BUGS = (
         "key, position, types.Role.DRAFT", "key, 0, types.Role.DRAFT",
         ("text of iid trees",)),
     Bug("all noise frozen over positions", "core.keys:at",
-        "jax.random.fold_in(row_key, position)", "row_key",
+        "data = (position, int(role))", "data = (position * 0, int(role))",
         ("text of iid trees",)),
     Bug("rows share one key", "core.keys:row_keys",
         "jnp.arange(first_row, first_row + num_rows)",
