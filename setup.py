@@ -18,7 +18,8 @@ setuptools.setup(
     packages=setuptools.find_packages(
         include=("spec_jax", "spec_jax.*", "theory", "theory.*",
                  "experiments", "experiments.*")),
-    package_data={"spec_jax": ["data/*/*"], "theory": ["*.bib", "notes/*.md"]},
+    package_data={"spec_jax": ["data/*/*", "data/*/heads/*"],
+                  "theory": ["*.bib", "notes/*.md"]},
     install_requires=[
         "absl-py",
         "chex",

@@ -62,14 +62,14 @@ HEADS = {"specdec_pp": {"num_blocks": 1}, "mcsd_improved": {"widths": (8,)},
          "cs_drafting": {}}
 
 
-def head_params():
+def head_params(vocab_size=VOCAB):
   features = jnp.zeros((1, config().d_model))
   networks = {
       "specdec_pp": learned.AcceptanceHead(**HEADS["specdec_pp"]),
       "mcsd_improved": decision.DecisionNetwork(**HEADS["mcsd_improved"])}
   params = {name: network.init(jax.random.key(3), features)["params"]
             for name, network in networks.items()}
-  successors = jnp.roll(jnp.arange(VOCAB, dtype=jnp.int32), 3)
+  successors = jnp.roll(jnp.arange(vocab_size, dtype=jnp.int32), 3)
   return {**params, "cs_drafting": {"successors": successors}}
 
 

@@ -156,7 +156,8 @@ def evaluator(options: AcceptanceRecipe, target, draft, frozen: Any,
     features, accept, is_draw = examples(
         options, target, draft, frozen, tokens, jax.random.key(0))
     log_probs = jax.nn.log_softmax(
-        head.apply({"params": params}, features) + jnp.log(weight))
+        head.apply({"params": params}, features)
+        + jnp.log(weight)[None, None])
     mean = jnp.where(is_draw, accept, 0).sum() / is_draw.sum()
     constant = jnp.log(jnp.stack([1 - mean, mean]))
     return {"divergence": divergence(log_probs, accept, is_draw),

@@ -30,4 +30,6 @@ def tiny(tmp_path_factory):
       folder, "tiny", {"target": config, "draft": config},
       {"target": params, "draft": draft}, folder / "source.json",
       [{"prompt": text, "source": "test"} for text in _TEXTS])
+  for name, params in toy.head_params(config.vocab_size).items():
+    bundle_lib.save_head(folder, name, toy.HEADS[name], params)
   return str(folder)

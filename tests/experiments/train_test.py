@@ -54,6 +54,7 @@ def test_part_of_a_system_is_trained_and_used(
     system, tiny, corpus, tmp_path, monkeypatch, capsys):
   home = tmp_path / "bundle"
   shutil.copytree(tiny, home)
+  shutil.rmtree(home / "heads")
   if system != "cs_drafting":
     network = {"specdec_pp": learned.AcceptanceHead(1),
                "mcsd_improved": decision.DecisionNetwork((4,))}[system]

@@ -90,7 +90,7 @@ def test_training_beats_the_constant_prediction(network, is_ahead, tmp_path):
       data.Rows(texts(), options.batch), num_steps=options.num_steps,
       folder=tmp_path, frozen=frozen())
   found = evaluate(params)
-  assert found["divergence"] < .9 * found["constant"]
+  assert found["divergence"] < .98 * found["constant"]
 
 
 def test_weight_on_rejections_lowers_the_prediction(tmp_path):
