@@ -51,7 +51,7 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_string("prompts", None, "Text whose positions are used; default:"
                       " the held-out prompts of the bundle.",
                       flag_values=values)
-  flags.DEFINE_integer("num_positions", 192, "Of each family, or of the text.",
+  flags.DEFINE_integer("num_positions", 64, "Of each family, or of the text.",
                        lower_bound=1, flag_values=values)
   flags.DEFINE_list("rule", [], "Rules; default: all exact ones. Known:"
                     f" {', '.join(verifiers.names())}.", flag_values=values)

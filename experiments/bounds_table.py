@@ -1,5 +1,6 @@
 """Tables and plots of acceptance beside the optimum."""
 
+import collections
 from collections.abc import Mapping
 from collections.abc import Sequence
 import pathlib
@@ -59,8 +60,12 @@ def write(folder: pathlib.Path, flags: Mapping[str, Any],
 def panels(found: Mapping[str, Any]) -> dict[str, dict[str, tuple]]:
   """By draw: name of a rule, or "optimum", to numbers of drafts and values."""
   by_draw = {}
+  counts = collections.Counter(
+      (row["rule"], row["draw"]) for row in found["rows"])
   for row in found["rows"]:
     lines = by_draw.setdefault(row["draw"], {})
+    if max(counts.values()) > 1 == counts[row["rule"], row["draw"]]:
+      continue  # A rule of one draft; a point among curves tells nothing.
     for name, value in ((row["rule"], row["acceptance"]),
                         ("optimum", row["optimum"])):
       lines.setdefault(name, {})[row["num_drafts"]] = value

@@ -62,7 +62,8 @@ def run(values: flags.FlagValues) -> int:
            "draft_cost": draft_cost / one,
            "check_cost": _slope(target_costs) / one, "temperatures": {}}
   for temperature in temperatures:
-    accepts = acceptance(values, bundle, draft, temperature)
+    with common.clean_errors():
+      accepts = acceptance(values, bundle, draft, temperature)
     budget, depth = sequoia.best_size(
         accepts, values.depth, draft_cost, target_costs[1:])
     shape = sequoia.best_shape(accepts, budget, depth)

@@ -5,10 +5,13 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
 import dataclasses
+import os
+import pathlib
 import sys
 from typing import Any
 
 from absl import flags
+import jax
 import jax.numpy as jnp
 
 import spec_jax
@@ -19,6 +22,8 @@ from spec_jax.executors import hosted
 from spec_jax.kernels import backend as backend_lib
 
 BASELINE = "autoregressive"
+_ROOT = pathlib.Path(__file__).parent.parent
+_LEAST_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 _TRUTH = {"true": True, "yes": True, "1": True,
           "false": False, "no": False, "0": False}
 
@@ -50,6 +55,7 @@ def launch(doc: str, define_fn: Callable[[flags.FlagValues], None],
     run_fn: the program; returns the exit code.
     argv: arguments without the program's name; default: the process's.
   """
+  keep_compilations()
   values = flags.FlagValues()
   flags.DEFINE_bool("help", False, "Show this text and end.",
                     short_name="h", flag_values=values)
@@ -69,6 +75,23 @@ def launch(doc: str, define_fn: Callable[[flags.FlagValues], None],
   except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
     return 130
+
+
+def keep_compilations() -> None:
+  """Lets JAX keep compiled programs on disk, so that a second run starts soon.
+
+  In the folder that the Makefile also names, or the user's cache where this is
+  not a checkout. Whoever configured JAX's cache is left alone.
+  """
+  if jax.config.jax_compilation_cache_dir is not None:
+    return
+  folder = _ROOT / ".cache" / "jax"
+  if not (_ROOT / "Makefile").exists():
+    home = os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")
+    folder = pathlib.Path(home) / "spec_jax" / "jax"
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  if _LEAST_SECONDS not in os.environ:
+    jax.config.update(_LEAST_SECONDS.lower(), 0.5)
 
 
 def define_models(values: flags.FlagValues) -> None:

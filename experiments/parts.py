@@ -1,47 +1,82 @@
 """Trained parts that systems add to the models of a bundle."""
 
 from collections.abc import Callable
+import dataclasses
+import functools
 import pathlib
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from spec_jax.controllers import decision
 from spec_jax.models import bundle as bundle_lib
 from spec_jax.training import acceptance
+from spec_jax.training import bigrams
 from spec_jax.training import data
 from spec_jax.training import loop
 
-# By system: how its part is trained. Options have `num_steps`, and what
-# `train.own_text` needs: `own_windows` and `length`.
-TRAINERS = MappingProxyType({"specdec_pp": acceptance.AcceptanceRecipe()})
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+  """What a trainer works with.
 
-def train(options: Any, bundle: bundle_lib.Bundle, own: np.ndarray,
-          heldout: np.ndarray, folder: pathlib.Path, *, seed: int,
-          checkpoint_every: int, on_step: Callable[..., None] | None = None
-          ) -> tuple[dict[str, Any], Any]:
-  """Trains a part, or goes on from its last checkpoint.
-
-  Args:
-    options: one of `TRAINERS`.
+  Attributes:
     bundle: the models, which stay as they are.
-    own: `u16[n, length]`, text that the target wrote.
+    train: `u16[n]`, text to learn from.
     heldout: `u16[n]`, text to judge by.
+    own_text: `(options, tokens) -> u16[n, length]`, text of the target; options
+      have `own_windows` and `length`.
     folder: of checkpoints and log.
     seed: of weights, draws and order.
     checkpoint_every: steps.
-    on_step: see `loop.fit`.
-
-  Returns:
-    What the bundle keeps: hyper-parameters and parameters.
+    progress: `num_steps ->` context of a function for `loop.fit`.
   """
+
+  bundle: bundle_lib.Bundle
+  train: np.ndarray
+  heldout: np.ndarray
+  own_text: Callable[[Any, np.ndarray], np.ndarray]
+  folder: pathlib.Path
+  seed: int
+  checkpoint_every: int
+  progress: Callable[[int], Any]
+
+
+def acceptance_head(options: acceptance.AcceptanceRecipe, run: Run
+                    ) -> tuple[dict[str, Any], Any]:
+  """A head that predicts acceptance; goes on from its last checkpoint."""
+  bundle = run.bundle
   target, draft = bundle.target, bundle.models["draft"]
   frozen = {name: bundle.params[name] for name in ("target", "draft")}
-  windows = data.Rows(own, options.batch, seed)
-  params = loop.fit(
-      acceptance.recipe(options, target, draft), windows,
-      num_steps=options.num_steps, folder=folder, frozen=frozen, seed=seed,
-      checkpoint_every=checkpoint_every, on_step=on_step,
-      evaluate=acceptance.evaluator(options, target, draft, frozen, heldout))
+  windows = data.Rows(run.own_text(options, run.train), options.batch,
+                      run.seed)
+  judged = run.own_text(dataclasses.replace(
+      options, own_windows=options.batch * 4), run.heldout)
+  with run.progress(options.num_steps) as on_step:
+    params = loop.fit(
+        acceptance.recipe(options, target, draft), windows,
+        num_steps=options.num_steps, folder=run.folder, frozen=frozen,
+        seed=run.seed, checkpoint_every=run.checkpoint_every, on_step=on_step,
+        evaluate=acceptance.evaluator(options, target, draft, frozen, judged))
   return options.hyper, params
+
+
+def successors(run: Run) -> tuple[dict[str, Any], Any]:
+  """Max-Gram's table, counted."""
+  return {}, {"successors": bigrams.successors(
+      run.train, run.bundle.target.vocab_size)}
+
+
+# By system: how its part is trained. Returns what the bundle keeps,
+# hyper-parameters and parameters.
+TRAINERS: MappingProxyType[str, Callable[[Run], tuple[dict[str, Any], Any]]] = (
+    MappingProxyType({
+        "specdec_pp": functools.partial(
+            acceptance_head, acceptance.AcceptanceRecipe()),
+        "mcsd_improved": functools.partial(
+            acceptance_head, acceptance.AcceptanceRecipe(
+                decision.DecisionNetwork(), is_ahead=True,
+                mismatch_weight=1.0)),
+        "cs_drafting": successors,
+    }))

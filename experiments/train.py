@@ -13,6 +13,7 @@ trains the part that a system adds to the finished models of a bundle, and with
 
 from collections.abc import Sequence
 import contextlib
+import functools
 import pathlib
 import sys
 
@@ -114,8 +115,8 @@ def define(values: flags.FlagValues) -> None:
                     "Which recipe to run.", flag_values=values)
   flags.DEFINE_enum("system", None, sorted(parts.TRAINERS), "Train the part of"
                     " this system only, for --models.", flag_values=values)
-  flags.DEFINE_string("models", "tiny-python", "With --system: a bundle, by name"
-                      " or folder.", flag_values=values)
+  flags.DEFINE_string("models", "tiny-python", "With --system: a bundle, by"
+                      " name or folder.", flag_values=values)
   flags.DEFINE_bool("install", False, "With --system: put the trained part into"
                     " the bundle itself.", flag_values=values)
   flags.DEFINE_string("out", "out/train", "Folder for checkpoints, logs and the"
@@ -158,21 +159,21 @@ def train_part(values) -> int:
     folder = report.make_folder(values.out)
     corpus = data.read_corpus(values.corpus)
   tokenizer = bundle.tokenizer.tokenizer
-  streams = (data.pack(tokenizer, corpus.train),
-             data.pack(tokenizer, [text for _, text in corpus.heldout]))
-  options = parts.TRAINERS[values.system]
-  own = own_text(
-      folder / f"{values.system}_own_text.npy", options, bundle.target,
-      bundle.params["target"], streams[0], values.seed)
-  with progress(values.system, options.num_steps) as on_step:
-    hyper, params = parts.train(
-        options, bundle, own, streams[1], folder / values.system,
-        seed=values.seed, checkpoint_every=values.checkpoint_every,
-        on_step=on_step)
-  logs = loop.read_log(folder / values.system / loop.LOG_NAME)
-  report.write_json(folder / f"{values.system}_curves.json", logs)
+  name = values.system
+  texts = [text for _, text in corpus.heldout]
+
+  def own(options, stream):
+    path = folder / f"{name}_own_{options.own_windows}.npy"
+    return own_text(path, options, bundle.target, bundle.params["target"],
+                    stream, values.seed)
+
+  hyper, params = parts.TRAINERS[name](parts.Run(
+      bundle=bundle, train=data.pack(tokenizer, corpus.train),
+      heldout=data.pack(tokenizer, texts), own_text=own, folder=folder / name,
+      seed=values.seed, checkpoint_every=values.checkpoint_every,
+      progress=functools.partial(progress, name)))
   for place in [folder] + [home] * values.install:
-    print(bundle_lib.save_head(place, values.system, hyper, params))
+    print(bundle_lib.save_head(place, name, hyper, params))
   return 0
 
 

@@ -18,14 +18,18 @@ from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import system as system_lib
 from spec_jax.core import tree as tree_lib
 from spec_jax.executors import fused
+from spec_jax.verifiers import block
 from tests import toy
+from tests.drafters import chain_draft_model_test
 from tests.drafters import draft_model_test
 from tests.exactness import active_set_test
 from tests.exactness import golden
 from tests.exactness import markov
+from tests.exactness import multi_draft_test
 from tests.exactness import rules_test
 from tests.exactness import tree_law
 from tests.exactness import trees_test
+from tests.trees import growth_test
 from tests.trees import stochastic_beam_test
 from tests.verifiers import joint_test
 from tests.verifiers import lossy_test
@@ -35,13 +39,18 @@ _MAX_NEW = 12
 
 # The rules whose code planted bugs edit; the suite itself goes over all.
 _RULES = ("recursive", "recursive_without_replacement", "k_seq", "mdsd_greedy",
-          "race_transport")
+          "spechub", "canonical_is", "race_transport")
 
 
-def output_laws():
+def output_laws(names=_RULES):
   """Emitted law equals p, by enumeration."""
   rules_test.check_output_laws(
-      num_drafts=(1, 3), labels=("A", "E", "H"), names=_RULES)
+      num_drafts=(1, 2, 3), labels=("A", "E", "H"), names=names)
+
+
+def padded_drafts():
+  """K-SEQ solves for the drafts that exist."""
+  multi_draft_test.test_only_drafts_that_exist_count("k_seq")
 
 
 def peaked_draft():
@@ -60,9 +69,19 @@ def joint_laws():
   """Joint law of four tokens under rules that judge whole trees."""
   for rule, draw, shape in (
       (joint_test.BLOCK, "iid", "chain"),
+      (joint_test.BLOCK, "iid", "short chain"),
       (joint_test.TRAVERSAL["iid"], "iid", "two levels")):
     error = joint_test.output_error(joint_test.problem(rule, draw, shape))
     assert error <= 1e-12, (rule, error)
+
+
+def greedy_blocks():
+  """Joint law of texts over rounds that hand a state on."""
+  rows = markov.P_ROWS, markov.Q_ROWS
+  error = np.abs(
+      joint_test.carried_joint(block.GreedyBlockVerification(3), *rows, 0, 4)
+      - tree_law.markov_law(rows[0], 0, 4)).max()
+  assert error <= 1e-12, error
 
 
 def draft_laws():
@@ -75,6 +94,16 @@ def beam_trees():
   """Trees of a stochastic beam follow their exact law, by chi-square."""
   stochastic_beam_test.samples.cache_clear()
   stochastic_beam_test.test_trees_follow_the_race("dense")
+
+
+def grown_trees():
+  """Sampled trees that follow the draft follow their exact law."""
+  growth_test.test_trees_and_rounds_follow_their_exact_laws()
+
+
+def adaptive_chains():
+  """So do chains that stop at what was drawn."""
+  chain_draft_model_test.test_rounds_and_texts_follow_their_exact_laws()
 
 
 def active_sequences():
@@ -96,6 +125,43 @@ def iid_text():
   """Joint law of three decoded tokens, by chi-square."""
   _check_text(markov.system(verifiers.get("recursive"), (2, 1), "iid"),
               markov.P_ROWS)
+
+
+def distinct_text():
+  """The same where siblings are drawn without replacement."""
+  _check_text(
+      markov.system(verifiers.get("recursive_without_replacement"), (2, 1),
+                    "without_replacement"), markov.P_ROWS)
+
+
+def two_costs():
+  """Laws of rows with one and with several drafts, in one batch."""
+  p, q = (np.asarray(law, np.float32) for law in rules_test.PAIRS["A"])
+  drafts, exists = jnp.asarray([[0, 1]] * 2), jnp.asarray([[1, 1], [1, 0]]) > 0
+  law = jax.vmap(verifiers.get("race_transport").law, (None, None, 0, 0))
+  batch = tree_law.jit(law)(p, q, drafts, exists)
+  one = tree_law.jit(law)
+  alone = jnp.concatenate(
+      [one(p, q, drafts[i:i + 1], exists[i:i + 1]) for i in range(2)])
+  assert jnp.allclose(batch, alone, atol=1e-6), (batch, alone)
+
+
+def penalised_text():
+  """Joint law of tokens whose repetition is penalised, by chi-square."""
+  sampling = sampling_lib.Sampling(repetition_penalty=1.5)
+  system = markov.system(verifiers.get("rejection"), (1, 1), "iid", sampling)
+  rows = np.asarray(markov.log(markov.P_ROWS))
+  law = np.zeros((3,) * 3)
+  for text in np.ndindex(law.shape):
+    mass, seen = 1.0, [0]
+    for last, token in zip((0, *text), text):
+      logits = np.where(np.isin(range(3), seen), rows[last] * 1.5, rows[last])
+      mass *= np.exp(logits[token]) / np.exp(logits).sum()
+      seen.append(token)
+    law[text] = mass
+  law /= law.sum()  # The rows are float32.
+  found = trees_test.joint_p_value(system, markov.params(), law)
+  assert found > trees_test.SIGNIFICANCE, found
 
 
 def warped_text():
@@ -214,14 +280,21 @@ def coupled_drafts():
 
 CHECKS = {
     "output laws": output_laws,
+    "padded drafts": padded_drafts,
     "peaked draft in float32": peaked_draft,
     "ragged tree laws": ragged_tree_laws,
     "joint laws": joint_laws,
+    "greedy blocks": greedy_blocks,
     "laws of drafts": draft_laws,
     "trees of a beam": beam_trees,
+    "trees grown by confidence": grown_trees,
+    "chains of adaptive length": adaptive_chains,
     "active sequences": active_sequences,
     "lossy laws": lossy_laws,
+    "laws in a batch": two_costs,
     "text of iid trees": iid_text,
+    "text of distinct trees": distinct_text,
+    "penalised text": penalised_text,
     "warped text": warped_text,
     "logits of a tree": tree_logits,
     "greedy text": greedy_text,

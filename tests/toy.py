@@ -10,11 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spec_jax.controllers import decision
 from spec_jax.controllers import learned
 from spec_jax.executors import decoding
 from spec_jax.models import config as config_lib
 from spec_jax.models import contract
 from spec_jax.stores import datastore as datastore_lib
+from spec_jax.stores import dense_index
+from spec_jax.stores import dense_store as dense_store_lib
+from spec_jax.training import hidden as hidden_lib
 
 VOCAB = 12
 
@@ -54,13 +58,19 @@ def bundle(end_of_text=None, draft_noise=0.25) -> ToyBundle:
 
 
 # Trained parts of systems, here with random parameters.
-HEADS = {"specdec_pp": {"num_blocks": 1}}
+HEADS = {"specdec_pp": {"num_blocks": 1}, "mcsd_improved": {"widths": (8,)},
+         "cs_drafting": {}}
 
 
 def head_params():
   features = jnp.zeros((1, config().d_model))
-  head = learned.AcceptanceHead(**HEADS["specdec_pp"])
-  return {"specdec_pp": head.init(jax.random.key(3), features)["params"]}
+  networks = {
+      "specdec_pp": learned.AcceptanceHead(**HEADS["specdec_pp"]),
+      "mcsd_improved": decision.DecisionNetwork(**HEADS["mcsd_improved"])}
+  params = {name: network.init(jax.random.key(3), features)["params"]
+            for name, network in networks.items()}
+  successors = jnp.roll(jnp.arange(VOCAB, dtype=jnp.int32), 3)
+  return {**params, "cs_drafting": {"successors": successors}}
 
 
 def sharpen(params, factor=30.0):
@@ -99,7 +109,30 @@ def datastore() -> str:
   rng = np.random.default_rng(3)
   tokens = rng.integers(1, VOCAB, 3000).astype(np.uint16)
   tokens[::40] = 0
-  folder = tempfile.mkdtemp(prefix="datastore")
+  folder = _folder()
   datastore_lib.write(folder, tokens, VOCAB, end_of_document=0)
+  return folder
+
+
+@functools.cache
+def dense_store() -> str:
+  """The folder of hidden states of the target's own greedy texts."""
+  toys, texts = bundle(), []
+  for row in range(4):
+    texts.append(greedy_reference(
+        toys.target, toys.params["target"], [row + 1, 5], 40))
+  parts = list(hidden_lib.states(
+      toys.target, toys.params["target"], texts, VOCAB, length=64,
+      following=6))
+  hidden = np.concatenate([states for states, _ in parts])
+  folder = _folder()
+  dense_store_lib.write(
+      folder, dense_index.fit(hidden, 8), parts, VOCAB, end_of_document=VOCAB)
+  return folder
+
+
+def _folder() -> str:
+  """A new folder that goes when the process ends."""
+  folder = tempfile.mkdtemp(prefix="store")
   atexit.register(shutil.rmtree, folder, ignore_errors=True)
   return folder

@@ -39,9 +39,8 @@ def optimal_acceptance(p, q, num_drafts: int = 1, draw: str = "iid", *,
       some `50 K` cumulative sums over V for K > 2, see `successive`; "greedy"
       (the K - 1 most likely tokens and one draw from the rest), O(V K);
       "independent" (draft j from `q[..., j, :]`), O(K 2^V) for V up to 16;
-      beyond, outside `jit` only, row by row by an iteration that proves its
-      result to 1e-9 or fails. It is fast where p and q differ much; where
-      alpha* is near 1 it may fail from some hundred tokens on.
+      beyond, outside `jit` only, row by row by a search that proves its result
+      to 1e-9, O(K V) for each of its steps, whose number grows with K.
     return_set: whether to return a minimising H too.
 
   Returns:
@@ -54,8 +53,8 @@ def optimal_acceptance(p, q, num_drafts: int = 1, draw: str = "iid", *,
       no law, more distinct drafts than q has tokens, or a problem beyond the
       limits above. Inside `jit` values cannot be checked: there a law is
       taken for one, and no more drafts are drawn than q has tokens.
-    RuntimeError: if the iteration for "independent" drafts fails; the message
-      holds the bounds it has proven.
+    RuntimeError: if the search for "independent" drafts takes too many steps;
+      the message holds the best it has found.
 
   >>> p, q = [.5, .3, .2], [.2, .3, .5]
   >>> [round(float(optimal_acceptance(p, q, 2, draw)), 4)

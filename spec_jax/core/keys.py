@@ -8,6 +8,7 @@ the number of devices. Keys are therefore never split and never advanced.
 import jax
 import jax.numpy as jnp
 
+from spec_jax.core import threefry
 from spec_jax.core import types
 
 
@@ -27,5 +28,9 @@ def at(row_key: jax.Array, position, role: types.Role,
     role: what the draw is for.
     index: tells draws of one position apart (nodes of a tree); optional.
   """
-  key = jax.random.fold_in(jax.random.fold_in(row_key, position), int(role))
-  return key if index is None else jax.random.fold_in(key, index)
+  data = (position, int(role)) + (() if index is None else (index,))
+  if threefry.is_plain(row_key):
+    return threefry.fold_in(row_key, *data)
+  for datum in data:
+    row_key = jax.random.fold_in(row_key, datum)
+  return row_key

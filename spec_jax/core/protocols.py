@@ -122,8 +122,11 @@ class HostDrafter(Drafter, Protocol):
 
   num_hosted: int  # M, the nodes of a `types.HostDraft`.
 
-  def ask(self, params: Any, state: Any) -> Any:
-    """What the host half is shown besides the text; traced, a pytree."""
+  def ask(self, params: Any, state: Any, ctx: types.Context) -> Any:
+    """What the host half is shown besides the text.
+
+    Traced; a pytree of arrays with a leading axis B.
+    """
 
   def open_store(self) -> Any:
     """The store that outlives requests; the executor keeps it. May be None."""

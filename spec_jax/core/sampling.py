@@ -7,6 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from spec_jax.core import threefry
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
@@ -115,6 +117,8 @@ def clocks(key: jax.Array, vocab_size: int, dtype=jnp.float32) -> jax.Array:
   instead of three.
   """
   tiny = jnp.finfo(dtype).tiny
+  if threefry.is_plain(key) and jnp.dtype(dtype) == jnp.float32:
+    return -jnp.log(threefry.uniform(key, vocab_size, tiny))
   return -jnp.log(jax.random.uniform(key, (vocab_size,), dtype, minval=tiny))
 
 

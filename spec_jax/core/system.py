@@ -77,6 +77,12 @@ def check_compatible(system: System) -> None:
         f" {min(model.vocab_size, system.target.vocab_size)}.")
 
 
+def draft_params(drafter: Any, params: types.Params) -> Any:
+  """Those of a drafter's model, among all that the drafter has."""
+  pick = getattr(drafter, "model_params", lambda own: own)
+  return pick(params.drafter)
+
+
 def context(params: types.Params, state: types.DecodeState) -> types.Context:
   return types.Context(state.tokens, state.length, state.keys, params.target,
                        state.cache, state.verifier)

@@ -111,10 +111,12 @@ def children(parents: jax.Array, valid: jax.Array, node: jax.Array,
   """
   num_nodes = parents.shape[0]
   nodes = jnp.arange(num_nodes)
-  is_child = (parents == node) & valid
-  order = jnp.sort(jnp.where(is_child, nodes, num_nodes))
-  order = jnp.pad(order, (0, max(0, max_children - num_nodes)),
-                  constant_values=num_nodes)[:max_children]
+  slots = jnp.where((parents == node) & valid, nodes, num_nodes)
+  if max_children == 1:  # Chains: no need to sort.
+    order = slots.min(keepdims=True)
+  else:
+    order = jnp.pad(jnp.sort(slots), (0, max(0, max_children - num_nodes)),
+                    constant_values=num_nodes)[:max_children]
   exists = order < num_nodes
   return jnp.where(exists, order, 0), exists
 

@@ -39,11 +39,14 @@ class DraftModel(level_drafter.LevelDrafter):
       tokens.
     num_clocks: noises that the emitting draw takes the first to ring of; a
       coupled child takes one of them, its siblings the others.
+    lag: tokens before the root that the cache may lack: 1, an accepted leaf,
+      unless others add nodes to the tree.
   """
 
   branching: tuple[int | tuple[int, ...], ...] = (1, 1, 1, 1)
   draw: str = "iid"
   num_clocks: int = 1
+  lag: int = 1
 
   def __post_init__(self):
     if not self.branching or any(

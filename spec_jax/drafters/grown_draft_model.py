@@ -68,9 +68,15 @@ class GrownDraftModel(level_drafter.ModelDrafter):
   Attributes:
     model: a `protocols.TargetModel`.
     policy: a `trees.growth.Policy`.
+    judge: decides from the draft's features whether a level is the last one, a
+      `controllers.decision.Decision`; or None.
+    names: of the draft model's and of the judge's parameters among the
+      drafter's; None without a judge.
   """
 
   policy: Any
+  judge: Any = None
+  names: tuple[str, str] | None = None
 
   def __post_init__(self):
     if self.policy.max_children > self.model.vocab_size:
@@ -82,6 +88,13 @@ class GrownDraftModel(level_drafter.ModelDrafter):
   @property
   def needs(self) -> protocols.Needs:
     return protocols.Needs(draws=(self.policy.draw,))
+
+  @property
+  def _taps(self) -> tuple[str, ...]:
+    return () if self.judge is None else self.judge.taps
+
+  def model_params(self, params):
+    return params if self.names is None else params[self.names[0]]
 
   @property
   def depth(self) -> int:
@@ -114,30 +127,35 @@ class GrownDraftModel(level_drafter.ModelDrafter):
         slots=jnp.zeros((batch, self.num_nodes), jnp.int32))
 
   def propose(self, params, state, ctx, sampling):
+    policy = self.policy.at(sampling)
+    own = None if self.names is None else params[self.names[1]]
     params = self.model_params(params)
-    root, cache = self.feed_root(params, state.cache, ctx)
-    sampling = self.policy.sampling(sampling)
+    root, cache = self.feed_root(params, state.cache, ctx, self._taps)
+    sampling = policy.sampling(sampling)
     seen = level_drafter.seen_by_root(self.model, ctx, sampling)
-    loop = self._start(ctx, sampling.probs(root.logits, seen), seen,
-                       level_drafter.write(state.fresh, root.fresh, 0))
+    loop = self._start(policy, ctx, root, seen, state.fresh)
+    extend = lambda loop, out, fresh: self._extend(
+        policy, loop, sampling.probs(out.logits, loop.seen), fresh,
+        self._proceeds(own, out, loop.frontier))
+    loop = extend(loop, root, None)
 
     def body(loop):
       frontier, width = loop.frontier, self._width
-      own = jnp.broadcast_to(jnp.eye(width, dtype=bool),
-                             loop.ancestors.shape[:2] + (width,))
+      itself = jnp.broadcast_to(jnp.eye(width, dtype=bool),
+                                loop.ancestors.shape[:2] + (width,))
       positions = jnp.broadcast_to(
           ctx.length[:, None] - 1 + loop.level, frontier.tokens.shape)
       out = self.model.forward(
           params, frontier.tokens, positions,
-          jnp.concatenate([loop.ancestors, own], axis=2), cache,
-          past=loop.fresh)
-      law = sampling.probs(out.logits, loop.seen)
-      return self._extend(loop, law, out.fresh)
+          jnp.concatenate([loop.ancestors, itself], axis=2), cache,
+          past=loop.fresh, taps=self._taps)
+      return extend(loop, out, out.fresh)
 
-    loop = jax.lax.while_loop(
-        lambda loop: (loop.level < self.depth) & loop.growth.is_growing.any(),
-        body, loop)
-    tree, kept = growth_lib.finish(self.policy, loop.growth, ctx.root)
+    if self.depth > 1:  # Else there is no room to trace the body with.
+      loop = jax.lax.while_loop(
+          lambda loop: (loop.level < self.depth)
+          & loop.growth.is_growing.any(), body, loop)
+    tree, kept = growth_lib.finish(policy, loop.growth, ctx.root)
     slots = self._slots(loop, kept)
     if loop.laws is not None:
       laws = jnp.pad(loop.laws, ((0, 0), (0, 1), (0, 0)))
@@ -149,24 +167,29 @@ class GrownDraftModel(level_drafter.ModelDrafter):
     slots = jnp.take_along_axis(state.slots, outcome.verdict.path, axis=1)
     return level_drafter.commit_fed(state, outcome.verdict, slots)
 
-  def _start(self, ctx, law, seen, fresh):
-    """The root was fed; its children become the first frontier."""
+  def _proceeds(self, params, out, frontier):
+    if self.judge is None:
+      return None
+    return self.judge.proceed(params, out.taps, frontier.exists)
+
+  def _start(self, policy, ctx, root, seen, fresh):
+    """The root was fed, and is the frontier."""
     keys = None
-    if self.policy.clocks:
+    if policy.clocks:
       keys = jax.vmap(keys_lib.at, (0, 0, None))(
           ctx.keys, ctx.length, types.Role.DRAFT)
-    growth, frontier = growth_lib.start(self.policy, ctx.root, keys)
-    batch, _, vocab_size = law.shape
+    growth, frontier = growth_lib.start(policy, ctx.root, keys)
+    batch, _, vocab_size = root.logits.shape
     laws = None
-    if self.policy.draw in types.RANDOM_DRAWS:
-      laws = jnp.zeros((batch, self.num_fed, vocab_size), law.dtype)
-    no_level = _Loop(
+    if policy.draw in types.RANDOM_DRAWS:
+      laws = jnp.zeros((batch, self.num_fed, vocab_size), root.logits.dtype)
+    return _Loop(
         jnp.zeros((), jnp.int32), growth, frontier,
-        jnp.zeros((batch, 1, self.num_fed), bool), fresh,
+        jnp.zeros((batch, 1, self.num_fed), bool),
+        level_drafter.write(fresh, root.fresh, 0),
         jnp.zeros((batch, self.num_fed), bool), laws, seen)
-    return self._extend(no_level, law, None)
 
-  def _extend(self, loop, law, fresh):
+  def _extend(self, policy, loop, law, fresh, proceeds):
     """Grows a level from the laws of the frontier."""
     batch, width = loop.frontier.tokens.shape
     # The root, then W nodes a level.
@@ -174,7 +197,7 @@ class GrownDraftModel(level_drafter.ModelDrafter):
     put = lambda a, new: jax.lax.dynamic_update_slice_in_dim(
         a, new, first, axis=1)
     growth, frontier = growth_lib.extend(
-        self.policy, loop.growth, loop.frontier, law, loop.level)
+        policy, loop.growth, loop.frontier, law, loop.level, proceeds)
     own = first + jnp.arange(width)[:, None] == jnp.arange(self.num_fed)[None]
     path = loop.ancestors | own[None]
     gather = lambda a: jnp.take_along_axis(a, frontier.places[:, :, None], 1)

@@ -19,19 +19,19 @@ class Session:
   """
 
   def __init__(self, rows: Sequence[Any], num_nodes: int):
-    self._rows, self._num_nodes = list(rows), num_nodes
+    self.rows, self._num_nodes = list(rows), num_nodes
 
   def draft(self, asked: Any, running: np.ndarray) -> types.HostDraft:
     tries = [
         row.draft(jax.tree.map(lambda a, i=i: a[i], asked)) if goes else None
-        for i, (row, goes) in enumerate(zip(self._rows, running))]
+        for i, (row, goes) in enumerate(zip(self.rows, running))]
     return types.HostDraft(*trie_lib.fill(tries, self._num_nodes))
 
   def extend(self, row: int, tokens: np.ndarray) -> None:
-    self._rows[row].extend(tokens.tolist())
+    self.rows[row].extend(tokens.tolist())
 
   def close(self) -> None:
-    for row in self._rows:
+    for row in self.rows:
       row.close()
 
 
@@ -48,7 +48,7 @@ class HostTree:
   def prefill(self, params, state, tokens, count):
     return state
 
-  def ask(self, params, state):
+  def ask(self, params, state, ctx):
     return ()
 
   def propose(self, params, state, ctx, sampling, hosted):

@@ -26,7 +26,8 @@ class DraftModelState:
   Attributes:
     cache: keys and values of committed text. It trails the text by the root,
       and by one token more after a round that accepted a leaf: leaves are
-      never fed to the draft model in the round that draws them.
+      never fed to the draft model in the round that draws them. Where others
+      add nodes to its trees it trails by as many of theirs as were accepted.
     fresh: keys and values of the nodes fed this round, in the order fed.
   """
 
@@ -44,6 +45,11 @@ class ModelDrafter:
 
   model: Any
 
+  @property
+  def lag(self) -> int:
+    """Tokens before the root that the cache may lack."""
+    return 1
+
   def model_params(self, params: Any) -> Any:
     """Those of the draft model among the drafter's parameters."""
     return params
@@ -54,7 +60,7 @@ class ModelDrafter:
 
   def feed_root(self, params, cache, ctx: types.Context, taps=()
                 ) -> tuple[types.ModelOut, Any]:
-    """Feeds the last two tokens; the first only where the cache lacks it.
+    """Feeds the root and, before it, the tokens that the cache lacks.
 
     Args:
       params: of the draft model.
@@ -65,19 +71,20 @@ class ModelDrafter:
     Returns:
       What the forward says of the root, one token, and the cache.
     """
-    slots = ctx.length[:, None] - 2 + jnp.arange(2)[None]
+    lag = self.lag
+    slots = ctx.length[:, None] - 1 - lag + jnp.arange(lag + 1)[None]
     tokens = jnp.take_along_axis(ctx.tokens, jnp.maximum(slots, 0), axis=1)
     is_lacking = slots >= cache.length[:, None]
-    causal = jnp.tril(jnp.ones((2, 2), bool))
+    causal = jnp.tril(jnp.ones((lag + 1, lag + 1), bool))
     out = self.model.forward(
         params, tokens, jnp.maximum(slots, 0),
         causal[None] & is_lacking[:, None, :], cache, taps=taps)
-    cache = cache.commit(
-        out.fresh, jnp.zeros_like(slots[:, :1]),
-        is_lacking[:, 0].astype(jnp.int32))
+    lacking = is_lacking[:, :lag].sum(-1).astype(jnp.int32)
+    path = lag - lacking[:, None] + jnp.arange(lag, dtype=jnp.int32)[None]
+    cache = cache.commit(out.fresh, jnp.minimum(path, lag), lacking)
     root = types.ModelOut(
-        out.logits[:, 1:], _slice(out.fresh, 1, 2),
-        {name: tap[:, 1:] for name, tap in out.taps.items()})
+        out.logits[:, lag:], _slice(out.fresh, lag, lag + 1),
+        {name: tap[:, lag:] for name, tap in out.taps.items()})
     return root, cache
 
 
@@ -127,6 +134,12 @@ class LevelDrafter(ModelDrafter):
 
   def propose(self, params, state, ctx, sampling):
     """One forward per level; the first also feeds what the cache lacks."""
+    tree, state, _ = self.draft(params, state, ctx, sampling)
+    return tree, state
+
+  def draft(self, params, state, ctx, sampling
+            ) -> tuple[types.DraftTree, DraftModelState, jax.Array]:
+    """As `propose`, with the model's logits at the root, `f32[B, V]`."""
     params = self.model_params(params)
     root, cache = self.feed_root(params, state.cache, ctx)
     grower = self.grower(ctx, sampling)
@@ -137,7 +150,7 @@ class LevelDrafter(ModelDrafter):
         out = self._feed_level(params, cache, fresh, grower, level + 1,
                                ctx.length)
         logits, fresh = out.logits, _append(fresh, out.fresh)
-    return grower.tree(), DraftModelState(cache, fresh)
+    return grower.tree(), DraftModelState(cache, fresh), root.logits[:, 0]
 
   def update(self, params, state, outcome):
     """Commits the accepted inner nodes; an accepted leaf is fed next round."""

@@ -158,12 +158,15 @@ class Lookahead:
     level: N.
     width: W.
     guesses: G, phrases per token; 0 only watches the window fill.
+    from_text: whether the n-grams of the text itself, the prompt's and those
+      that were emitted, go into the pool too.
   """
 
   vocab_size: int
   level: int = 5
   width: int = 7
   guesses: int = 7
+  from_text: bool = False
 
   needs: ClassVar[protocols.Needs] = protocols.Needs(riders=True)
 
@@ -194,8 +197,7 @@ class Lookahead:
     return state
 
   def propose(self, params, state, ctx, sampling):
-    state = state.replace(
-        window=self.jacobi.begin(state.window, ctx), root=ctx.root)
+    state = self.begin(state, ctx)
     if not self.guesses:
       nothing = jnp.zeros((ctx.root.shape[0], 0), jnp.int32)
       return tree_lib.chain(ctx.root, nothing, jnp.zeros_like(ctx.root),
@@ -204,6 +206,31 @@ class Lookahead:
     length = jnp.where(exists, self.level - 1, 0)
     return phrases_lib.tree(ctx.root, found, length), state
 
+  def begin(self, state: State, ctx: types.Context) -> State:
+    """Before the first round the window and, if asked for, the pool start."""
+    pool, is_new = state.pool, state.window.filled < 0
+    if self.from_text:
+      pool = jax.lax.cond(
+          is_new.any(),
+          lambda pool: self._read(
+              pool, ctx.tokens, jnp.zeros_like(ctx.length),
+              jnp.where(is_new, ctx.length, 0)),
+          lambda pool: pool, pool)
+    return State(self.jacobi.begin(state.window, ctx), pool, ctx.root)
+
+  def _read(self, pool, tokens, start, stop):
+    """Inserts the n-grams that end at the positions from start to stop."""
+    reach = jnp.arange(self.level)[None] - (self.level - 1)
+
+    def body(i, pool):
+      end = start + i
+      found = jnp.take_along_axis(
+          tokens, jnp.maximum(end[:, None] + reach, 0), axis=1)
+      is_real = (end < stop) & (end >= self.level - 1)
+      return pool.insert(found[:, 0], found[:, 1:], is_real)
+
+    return jax.lax.fori_loop(0, (stop - start).max(), body, pool)
+
   def riders(self, params, state, ctx, tree):
     return self.jacobi.riders(state.window, ctx.length, tree.num_nodes)
 
@@ -211,5 +238,8 @@ class Lookahead:
     window, keys, found, is_real = self.jacobi.advance(
         state.window, state.root, outcome)
     is_real = jnp.repeat(is_real[:, None], self.width, axis=1)
-    return state.replace(
-        window=window, pool=state.pool.insert_all(keys, found, is_real))
+    pool = state.pool.insert_all(keys, found, is_real)
+    if self.from_text:
+      pool = self._read(pool, outcome.tokens,
+                        outcome.length - outcome.verdict.count, outcome.length)
+    return State(window, pool, state.root)

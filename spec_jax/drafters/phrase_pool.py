@@ -63,6 +63,21 @@ class PhrasePool:
 
     return jax.lax.fori_loop(0, keys.shape[1], body, self)
 
+  def overwrite(self, key: jax.Array, phrases: jax.Array, is_real: jax.Array
+                ) -> "PhrasePool":
+    """Replaces the newest phrases of a key where they stand.
+
+    Args:
+      key: `i32[B]`.
+      phrases: `i32[B, K, L]`, in place of the K newest.
+      is_real: `bool[B, K]`, False leaves a phrase as it is.
+    """
+    rows = jnp.arange(key.shape[0])[:, None]
+    places = jnp.arange(phrases.shape[1])[None]
+    where = jnp.where(is_real, places, self.per_key)
+    return PhrasePool(self.phrases.at[rows, key[:, None], where].set(
+        phrases, mode="drop"))
+
 
 def empty(batch: int, vocab_size: int, per_key: int, size: int) -> PhrasePool:
   """A pool without phrases."""

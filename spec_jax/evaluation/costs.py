@@ -7,7 +7,9 @@ Each is timed in a short loop on the device: a dispatch from Python costs as
 much as a small model's forward, and a decode pays it once, not every round.
 """
 
+from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import time
 from typing import Any
@@ -16,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spec_jax.caches import dense
 from spec_jax.core import system as system_lib
 from spec_jax.core import types
 from spec_jax.executors import hosted
@@ -131,7 +134,10 @@ def _looped(fn, *args):
   @jax.jit
   def run(*args):
     def body(_, zero):
-      leaves = jax.tree.leaves(fn(*args, zero))
+      # Tied to the call before: else what does not depend on `zero` would be
+      # computed once for all of them.
+      held, zero = jax.lax.optimization_barrier((args, zero))
+      leaves = jax.tree.leaves(fn(*held, zero))
       # Nobody but us knows that this adds nothing.
       return sum((leaf.max() == jnp.inf).astype(jnp.int32)
                  for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -139,6 +145,47 @@ def _looped(fn, *args):
     return jax.lax.fori_loop(0, _LOOP, body, jnp.zeros((), jnp.int32))
 
   return lambda: jax.block_until_ready(run(*args))
+
+
+def grid(model: Any, params: Any, sizes: Sequence[tuple[int, int]],
+         prefix: int, repeats: int = 5,
+         timer: Callable[[], float] = time.perf_counter
+         ) -> dict[tuple[int, int], float]:
+  """Seconds of a forward by batch and number of fresh tokens, sizes in turn.
+
+  Args:
+    model: target or draft.
+    params: of the model.
+    sizes: pairs of batch and tokens per row.
+    prefix: cached tokens of each row; the cache has no more room.
+    repeats: samples of each size; medians are returned.
+    timer: see `Forwards`.
+  """
+  fns = {size: _timed_size(model, params, *size, prefix) for size in sizes}
+  for fn in fns.values():
+    fn()
+  samples = {size: [] for size in fns}
+  for _ in range(repeats):
+    for size, fn in fns.items():
+      begin = timer()
+      fn()
+      samples[size].append((timer() - begin) / _LOOP)
+  return {size: float(np.median(values)) for size, values in samples.items()}
+
+
+def _timed_size(model, params, batch, num_tokens, prefix):
+  cache = dense.empty(model, batch, prefix)
+  cache = cache.replace(length=jnp.full((batch,), prefix, jnp.int32))
+  tokens = jnp.zeros((batch, num_tokens), jnp.int32)
+  positions = jnp.broadcast_to(
+      prefix + jnp.arange(num_tokens, dtype=jnp.int32), tokens.shape)
+  mask = jnp.broadcast_to(jnp.tril(jnp.ones((num_tokens,) * 2, bool)),
+                          (batch, num_tokens, num_tokens))
+
+  def forward(params, cache, tokens, zero):
+    return model.forward(params, tokens + zero, positions, mask, cache).logits
+
+  return _looped(forward, params, cache, tokens)
 
 
 class Forwards:
@@ -149,8 +196,16 @@ class Forwards:
   """
 
   def __init__(self, cases: Mapping[str, tuple[
-      system_lib.System, types.Params, types.DecodeState]]):
-    """Compiles; a case is a system, parameters and a state to start from."""
+      system_lib.System, types.Params, types.DecodeState]],
+               timer: Callable[[], float] = time.perf_counter):
+    """Compiles.
+
+    Args:
+      cases: a system, parameters and a state to start from, by name.
+      timer: seconds. `time.process_time` counts processor seconds, all threads
+        together: on a CPU that others use too, their noise stays out.
+    """
+    self._timer = timer
     self._calls, self._fns = {}, {}
     for name, (system, params, state) in cases.items():
       target, draft = _calls(system, params, state)
@@ -159,7 +214,7 @@ class Forwards:
         self._fns.setdefault(call, _timed_call(call, params.target))
       for call in draft:
         self._fns.setdefault(call, _timed_call(
-            call, system.drafter.model_params(params.drafter)))
+            call, system_lib.draft_params(system.drafter, params)))
       if not draft and system.drafter.depth:
         self._fns[name] = _timed_proposal(system, params, state)
     for fn in self._fns.values():
@@ -170,9 +225,9 @@ class Forwards:
     """Times every forward `repeats` times, all of them in turn."""
     for _ in range(repeats):
       for key, fn in self._fns.items():
-        begin = time.perf_counter()
+        begin = self._timer()
         fn()
-        self._samples[key].append((time.perf_counter() - begin) / _LOOP)
+        self._samples[key].append((self._timer() - begin) / _LOOP)
 
   def take(self) -> dict[str, RoundCost]:
     """Costs by case: medians of the samples since the last call.

@@ -60,7 +60,8 @@ def _verify(system, params, state, counts, drafter, tree):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _ask(system, params, state):
-  return system.drafter.ask(params.drafter, state.drafter)
+  return system.drafter.ask(
+      params.drafter, state.drafter, system_lib.context(params, state))
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=(2, 3))
@@ -70,8 +71,9 @@ def _round(system, params, state, counts, hosted):
   slots = before[:, None] + jnp.arange(system.drafter.depth + 1)[None]
   emitted = jnp.take_along_axis(
       state.tokens, jnp.minimum(slots, state.tokens.shape[1] - 1), axis=1)
-  report = _Report(state.is_running, emitted, info.emitted,
-                   system.drafter.ask(params.drafter, state.drafter))
+  asked = system.drafter.ask(
+      params.drafter, state.drafter, system_lib.context(params, state))
+  report = _Report(state.is_running, emitted, info.emitted, asked)
   return state, counts_lib.add(counts, info), report
 
 

@@ -165,8 +165,11 @@ def attend_segments(queries: jax.Array, segments, softcap: float
 
 
 def _scores(queries, keys, mask, softcap):
+  # Keys first: as the right-hand side XLA would transpose them in memory, the
+  # whole cache in every forward. What is transposed now are the scores.
   scores = jnp.einsum(
-      "bktgc,bksc->bktgs", queries, keys, preferred_element_type=jnp.float32)
+      "bksc,bktgc->bkstg", keys, queries, preferred_element_type=jnp.float32)
+  scores = jnp.moveaxis(scores, 2, -1)
   if softcap:
     scores = softcap * jnp.tanh(scores / softcap)
   return jnp.where(mask[:, None, :, None, :], scores, MASKED)

@@ -176,7 +176,7 @@ def save_head(folder: str | os.PathLike, name: str, hyper: dict[str, Any],
 
 
 def read_head(path: pathlib.Path) -> tuple[dict[str, Any], Any]:
-  """Hyper-parameters and parameters, in float32, of a trained part.
+  """Hyper-parameters and parameters, in 32 bits, of a trained part.
 
   Raises:
     ValueError: if the file is broken or carries no hyper-parameters.
@@ -184,8 +184,9 @@ def read_head(path: pathlib.Path) -> tuple[dict[str, Any], Any]:
   try:
     with safetensors.safe_open(path, "np") as file:
       hyper = json.loads((file.metadata() or {})[_HYPER])
-      flat = {key: jnp.asarray(file.get_tensor(key), jnp.float32)
-              for key in file.keys()}
+      wide = lambda a: jnp.asarray(a, np.int32 if np.issubdtype(
+          a.dtype, np.integer) else np.float32)
+      flat = {key: wide(file.get_tensor(key)) for key in file.keys()}
   except (OSError, safetensors.SafetensorError, KeyError,
           json.JSONDecodeError) as error:
     raise ValueError(
@@ -196,9 +197,11 @@ def read_head(path: pathlib.Path) -> tuple[dict[str, Any], Any]:
 
 def _write_params(path, tree, metadata=None):
   flat = traverse_util.flatten_dict(jax.device_get(tree), sep="/")
+  narrow = lambda a: a if np.issubdtype(a.dtype, np.integer) else (
+      a.astype(np.float16))
   safetensors.numpy.save_file(
-      {key: np.asarray(value, np.float16) for key, value in flat.items()},
-      path, metadata)
+      {key: narrow(np.asarray(value)) for key, value in flat.items()}, path,
+      metadata)
   path.chmod(0o644)  # safetensors makes files that only their owner reads.
 
 

@@ -1,15 +1,17 @@
-"""Trains the head that predicts whether a drafted token will be accepted.
+"""Trains heads that predict whether a drafted token will be accepted.
 
-SpecDec++ (Huang et al. 2025, arXiv 2405.19715): texts of the target; at every
-position the draft draws a token, whose label is min(1, p/q); the draft model
-then reads those draws, among which a share of the target's tokens is mixed,
-and the head judges each draw from the features after it. Target and draft stay
-as they are.
+On texts of the target; at every position the draft draws a token, whose label
+is min(1, p/q). In SpecDec++ (Huang et al. 2025, arXiv 2405.19715) the draft
+model reads those draws, among which a share of the target's tokens is mixed,
+and the head judges each draw from the features after it; elsewhere (Lu et al.
+2024, arXiv 2409.10644) from the features it was drawn with. Target and draft
+stay as they are.
 """
 
 import dataclasses
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,10 +23,11 @@ from spec_jax.training import loop
 
 @dataclasses.dataclass(frozen=True)
 class AcceptanceRecipe:
-  """How the head is trained.
+  """How a head is trained.
 
   Attributes:
-    num_blocks: of the head.
+    network: the head, features to two log-probabilities.
+    is_ahead: whether it judges from the features that a token is drawn with.
     num_steps: optimiser steps.
     batch: windows per step.
     length: tokens per window.
@@ -35,7 +38,8 @@ class AcceptanceRecipe:
     temperature: of target and draft.
   """
 
-  num_blocks: int = 3
+  network: nn.Module = learned.AcceptanceHead()
+  is_ahead: bool = False
   num_steps: int = 300
   batch: int = 8
   length: int = 128
@@ -48,13 +52,14 @@ class AcceptanceRecipe:
   @property
   def hyper(self) -> dict[str, Any]:
     """What a bundle keeps of it: the head's own."""
-    return {"num_blocks": self.num_blocks}
+    return {field.name: getattr(self.network, field.name)
+            for field in dataclasses.fields(self.network)
+            if field.name not in ("parent", "name")}
 
 
 def recipe(options: AcceptanceRecipe, target, draft) -> loop.Recipe:
   """For `loop.fit`; `frozen` is `{"target": params, "draft": params}`."""
-  head = learned.AcceptanceHead(**options.hyper)
-  width = draft.config.d_model
+  head, width = options.network, draft.config.d_model
 
   def init(key):
     return head.init(key, jnp.zeros((1, width)))["params"]
@@ -87,9 +92,9 @@ def examples(options: AcceptanceRecipe, target, draft, frozen: Any,
     key: of the draws.
 
   Returns:
-    Features `[B, T - 1, E]` after each token but the first, `f32[B, T - 1]`
-    the probability with which that token is accepted, and `bool[B, T - 1]`,
-    whether the draft drew it.
+    Features `[B, T - 1, E]` after each token but the first, or with which it
+    was drawn, `f32[B, T - 1]` the probability with which that token is
+    accepted, and `bool[B, T - 1]`, whether it counts: the draft drew it.
   """
   draw_key, mix_key = jax.random.split(key)
   scores = lambda model, name: model.score(
@@ -99,6 +104,10 @@ def examples(options: AcceptanceRecipe, target, draft, frozen: Any,
   log_prob = lambda logits: jnp.take_along_axis(
       jax.nn.log_softmax(logits), drawn[:, :, None], axis=2)[:, :, 0]
   accept = jnp.exp(jnp.minimum(log_prob(p_logits) - log_prob(q_logits), 0))
+  if options.is_ahead:
+    taps = draft.score(frozen["draft"], tokens, taps=("final",),
+                       with_logits=False).taps
+    return taps["final"][:, :-1], accept, jnp.ones(drawn.shape, bool)
   is_draw = ~jax.random.bernoulli(mix_key, options.mix, drawn.shape)
   read = jnp.where(is_draw, drawn, tokens[:, 1:])
   read = jnp.concatenate([tokens[:, :1], read], axis=1)
@@ -133,15 +142,13 @@ def divergence(log_probs: jax.Array, accept: jax.Array, is_draw: jax.Array
 
 
 def evaluator(options: AcceptanceRecipe, target, draft, frozen: Any,
-              stream: np.ndarray, num_windows: int = 32):
-  """`params -> metrics` on held-out text `u16[n]`.
+              windows: np.ndarray):
+  """`params -> metrics` on held-out text of the target, `u16[n, length]`.
 
   "divergence" is the head's, with the weights that the loss puts on rejections
   undone; "constant" that of the best prediction that looks at nothing.
   """
-  starts = np.linspace(0, len(stream) - options.length, num_windows).astype(int)
-  windows = stream[starts[:, None] + np.arange(options.length)]
-  head = learned.AcceptanceHead(**options.hyper)
+  head = options.network
   weight = jnp.asarray([1 / options.mismatch_weight, 1.0])
 
   @jax.jit

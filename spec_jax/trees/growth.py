@@ -41,6 +41,9 @@ class Policy(Protocol):
   draw: str
   clocks: bool
 
+  def at(self, sampling: sampling_lib.Sampling) -> "Policy":
+    """The policy for the way the target is sampled; its sizes are the same."""
+
   def sampling(self, sampling: sampling_lib.Sampling) -> sampling_lib.Sampling:
     """How the draft's logits become the law that `children` is given."""
 
@@ -124,7 +127,8 @@ def start(policy: Policy, root: jax.Array, keys: Any
 
 
 def extend(policy: Policy, growth: Growth, frontier: Frontier, law: jax.Array,
-           level) -> tuple[Growth, Frontier]:
+           level, proceeds: jax.Array | None = None
+           ) -> tuple[Growth, Frontier]:
   """Adds the children of the frontier as level `level`, from 0.
 
   Args:
@@ -133,6 +137,8 @@ def extend(policy: Policy, growth: Growth, frontier: Frontier, law: jax.Array,
     frontier: the nodes whose laws came; W of them, or the root alone.
     law: `f[B, W, V]`.
     level: may be traced.
+    proceeds: `bool[B]`, False where the level is the last one for another
+      reason than the policy's.
   """
   batch, width = frontier.tokens.shape
   tokens, scores, reach = policy.children(law, frontier.reach, frontier.keys)
@@ -164,6 +170,8 @@ def extend(policy: Policy, growth: Growth, frontier: Frontier, law: jax.Array,
   exists = (cut(best) > -jnp.inf) & (reach > _bound(growth, policy)[:, None])
   goes_on = policy.goes_on(_best_sum(growth, policy) - before)
   is_growing = growth.is_growing & goes_on & exists.any(-1)
+  if proceeds is not None:
+    is_growing &= proceeds
   places, ranks = cut(places), cut(ranks)
   numbers = 1 + level * num_kept + jnp.arange(places.shape[1])
   frontier = Frontier(
@@ -213,6 +221,11 @@ def _child_keys(keys, places, ranks):
   return jax.vmap(jax.vmap(jax.random.fold_in))(own, ranks + 1)
 
 
+def goes_on_always(gain: jax.Array) -> jax.Array:
+  """Growth ends with the depth, or when no better node can follow."""
+  return jnp.ones(gain.shape, bool)
+
+
 @dataclasses.dataclass(frozen=True)
 class Limits:
   """Fields and checks that the policies have in common.
@@ -234,5 +247,9 @@ class Limits:
         raise ValueError(
             f"{name}={getattr(self, name)}, expected at least {least}.")
 
+  def at(self, sampling):
+    del sampling
+    return self
+
   def goes_on(self, gain):
-    return jnp.ones(gain.shape, bool)
+    return goes_on_always(gain)

@@ -7,6 +7,25 @@ import jax.numpy as jnp
 from spec_jax.core import types
 
 
+def owners(phrases: jax.Array, length: jax.Array
+           ) -> tuple[jax.Array, jax.Array]:
+  """For each token the first phrase that begins with the same tokens.
+
+  Args:
+    phrases: `i32[B, G, L]`.
+    length: `i32[B, G]`.
+
+  Returns:
+    `i32[B, G, L]` and `bool[B, G, L]`, whether the token counts.
+  """
+  # [B, g, h, l]: phrases g and h agree on all tokens up to l, and have them.
+  agree = jnp.cumprod(
+      (phrases[:, :, None] == phrases[:, None]).astype(jnp.int32), axis=-1) > 0
+  real = jnp.arange(phrases.shape[2])[None, None] < length[:, :, None]
+  agree &= real[:, :, None] & real[:, None]
+  return jnp.argmax(agree, axis=2).astype(jnp.int32), real
+
+
 def tree(root: jax.Array, phrases: jax.Array, length: jax.Array
          ) -> types.DraftTree:
   """The trie of a set of phrases; equal beginnings are drafted once.
@@ -25,12 +44,7 @@ def tree(root: jax.Array, phrases: jax.Array, length: jax.Array
   """
   chex.assert_rank([root, phrases, length], [1, 3, 2])
   batch, num_phrases, size = phrases.shape
-  # [B, g, h, l]: phrases g and h agree on all tokens up to l, and have them.
-  agree = jnp.cumprod(
-      (phrases[:, :, None] == phrases[:, None]).astype(jnp.int32), axis=-1) > 0
-  real = jnp.arange(size)[None, None] < length[:, :, None]
-  agree &= real[:, :, None] & real[:, None]
-  first = jnp.argmax(agree, axis=2)  # [B, G, L], the first phrase that has it.
+  first, real = owners(phrases, length)
   groups = jnp.arange(num_phrases)[None, :, None]
   is_first = real & (first == groups)
   before = jnp.pad(first, ((0, 0), (0, 0), (1, 0)))[:, :, :-1]

@@ -2,7 +2,7 @@
 
 >>> from spec_jax import verifiers
 >>> verifiers.info("recursive").draws
-('iid',)
+('iid', 'independent')
 >>> round(verifiers.exact_acceptance(
 ...     "recursive", [.5, .3, .2], [.2, .3, .5], 2, "iid"), 6)
 0.76

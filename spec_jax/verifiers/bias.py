@@ -42,7 +42,7 @@ def exact_bias(name: str, p, q, num_drafts: int, draw: str, **hyper) -> float:
       does not have; for a vocabulary too large to enumerate.
 
   >>> round(exact_bias("typical", [.7, .2, .1], [.2, .3, .5], 1, "iid"), 6)
-  0.2
+  0.5
   """
   p, _ = enumeration.check_arguments(name, p, q, num_drafts, draw)
   law = output_law(name, p, q, num_drafts, draw, **hyper)
@@ -77,7 +77,7 @@ def output_law(name: str, p, q, num_drafts: int, draw: str, *,
           f"V={p.size} tokens and K={num_drafts} drafts drawn {draw!r} under"
           f" {name!r} have no closed form; expected at most"
           f" V^(K+1)={enumeration.MAX_ENTRIES} entries to enumerate.")
-    tuples, weights = enumeration.draft_tuples(q, num_drafts, draw)
+    tuples, weights = enumeration.padded_tuples(q, num_drafts, draw)
     laws = enumeration.tuple_laws(
         rule, p.astype(dtype), q.astype(dtype) if is_random else None, tuples)
     return weights @ np.asarray(laws, np.float64)

@@ -17,6 +17,9 @@ from spec_jax.verifiers import rules
 
 # Entries of the table of laws, `[V^K, V]`: 32 MiB in float64.
 MAX_ENTRIES = 1 << 22
+# Tables up to this size keep one shape for all q of a vocabulary, whatever its
+# support: to compile anew would cost more than the rows that cannot occur.
+_FIXED_SHAPE = 1 << 15
 # Laws may come from a float32 softmax; they are renormalised in float64.
 _SUM_TOLERANCE = 1e-6
 # Draft i may also come from a law q_i of its own.
@@ -81,6 +84,9 @@ def check_arguments(name: str, p, q, num_drafts: int, draw: str
                     ) -> tuple[np.ndarray, np.ndarray]:
   """Both laws as `f64[V]`; raises if they, or the rule, cannot be used."""
   rule = rules.get(name)
+  if int(num_drafts) != num_drafts or num_drafts < 1:
+    raise ValueError(
+        f"num_drafts={num_drafts}, expected an integer of at least 1.")
   if draw not in DRAWS:
     raise ValueError(f"draw={draw!r}, expected one of {DRAWS}.")
   p = _as_law("p", p)
@@ -94,8 +100,6 @@ def check_arguments(name: str, p, q, num_drafts: int, draw: str
     raise ValueError(
         f"rule {name!r} is not valid for drafts drawn {draw!r}; expected one"
         f" of {rule.draws}.")
-  if num_drafts < 1:
-    raise ValueError(f"num_drafts={num_drafts}, expected at least 1.")
   if rule.max_drafts is not None and num_drafts > rule.max_drafts:
     raise ValueError(
         f"num_drafts={num_drafts}, rule {name!r} takes at most"
@@ -139,6 +143,21 @@ def draft_tuples(q: np.ndarray, num_drafts: int, draw: str
   return tuples[weights > 0], weights[weights > 0]
 
 
+def padded_tuples(q: np.ndarray, num_drafts: int, draw: str
+                  ) -> tuple[np.ndarray, np.ndarray]:
+  """`draft_tuples`, of one shape for all q of a vocabulary if that is small.
+
+  What is added repeats the last tuple with probability 0.
+  """
+  tuples, weights = draft_tuples(q, num_drafts, draw)
+  size = q.shape[-1] ** (1 if draw == "greedy" else num_drafts)
+  if (draw in _WEIGHTS or draw == "greedy") and size <= _FIXED_SHAPE:
+    extra = size - len(tuples)
+    tuples = np.pad(tuples, ((0, extra), (0, 0)), mode="edge")
+    weights = np.pad(weights, (0, extra))
+  return tuples, weights
+
+
 def _greedy_tuples(q, num_drafts):
   order = np.argsort(-q, kind="stable").astype(np.int32)
   top, rest = order[:num_drafts - 1], order[num_drafts - 1:]
@@ -179,7 +198,7 @@ def _enumerate(name, p, q, num_drafts, draw, dtype):
         f"V={p.size} tokens and K={num_drafts} drafts need"
         f" V^(K+1)={p.size ** (num_drafts + 1)} entries, expected at most"
         f" {MAX_ENTRIES}; use verifiers.acceptance, which has no such limit.")
-  tuples, weights = draft_tuples(q, num_drafts, draw)
+  tuples, weights = padded_tuples(q, num_drafts, draw)
   # As in a `DraftTree`, deterministic drafts carry no law.
   shown_q = None if draw in ("top_k", "deterministic") else q.astype(dtype)
   with jax.enable_x64(True):

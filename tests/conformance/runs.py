@@ -23,7 +23,11 @@ BUDGETS = (13, 24, 24, 9)
 CAPACITY = 64
 # Small trees compile sooner. Any system with such a hyper-parameter gets it.
 SMALL = {"depth": 3, "branching": (2, 1, 2), "budget": 7, "width": 3,
-         "top_k": 3}
+         "top_k": 3, "simulations": 6, "level": 4, "guesses": 3,
+         "reviewed": 3, "unreviewed": 2, "proposed": 3}
+
+# Any system that reads such a store gets a small one.
+STORES = {"datastore": toy.datastore, "dense_store": toy.dense_store}
 
 GREEDY = sampling_lib.GREEDY
 PLAIN = sampling_lib.Sampling(temperature=0.8)
@@ -87,9 +91,9 @@ def play(system, params, prompts, keys, budgets, capacity=CAPACITY) -> Final:
 def build(name, sampling, end_of_text=END_OF_TEXT, fresh=False):
   """A system on toy models; `fresh` builds everything, models too, anew."""
   make_bundle = toy.bundle.__wrapped__ if fresh else toy.bundle
-  hyper = {key: value for key, value in (
-      SMALL | {"datastore": toy.datastore()}).items()
-           if key in systems.hyper_parameters(name)}
+  known = systems.hyper_parameters(name)
+  hyper = {key: value for key, value in SMALL.items() if key in known}
+  hyper |= {key: make() for key, make in STORES.items() if key in known}
   system, params = systems.build(name, make_bundle(end_of_text), **hyper)
   return system.with_sampling(sampling), params
 

@@ -32,13 +32,13 @@ def emitted_law(name, last, drafts):
   padded[NUM_SEQUENCES - len(drafts):] = drafts
   exists = np.arange(NUM_SEQUENCES) >= NUM_SEQUENCES - len(drafts)
   with jax.enable_x64(True):
-    return np.asarray(_jitted(verifiers.get(name))(
-        P[last], Q[last], padded, exists))
+    return np.asarray(_law(
+        verifiers.get(name), P[last], Q[last], padded, exists))
 
 
-@functools.cache
-def _jitted(rule):
-  return jax.jit(rule.law)
+@functools.partial(tree_law.jit, static_argnums=0)
+def _law(rule, p, q, drafts, exists):
+  return rule.law(p, q, drafts, exists)
 
 
 def string_law(name, root):

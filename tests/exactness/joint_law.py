@@ -52,7 +52,7 @@ def kept_laws(problem: tree_law.Problem, root: int, dtype=np.float64
   return tokens, weights, np.concatenate(laws)[:num_trees, :num_nodes]
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(tree_law.jit, static_argnums=0)
 def _judge(rule, parents, p_rows, q_rows, tokens, valid):
   most = 3 if rule.max_drafts is None else rule.max_drafts
 

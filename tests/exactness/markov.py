@@ -80,10 +80,13 @@ def decode(sys, weights, num_rows, num_tokens, root=0, seed=0,
                  num_tokens + 1 + sys.drafter.depth)
 
 
-_decode = jax.jit(decoding.decode, static_argnums=(0, 4, 5))
+# Compiling is most of the cost, so the compiler is told not to try hard.
+_jit = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+_decode = _jit(decoding.decode, static_argnums=(0, 4, 5))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+@functools.partial(_jit, static_argnums=(0, 3))
 def one_round(sys, weights, keys, root):
   """One proposal and its verdict, outside any executor."""
   batch = keys.shape[0]

@@ -11,6 +11,7 @@ from spec_jax.verifiers import canonical_is
 from spec_jax.verifiers import enumeration
 from spec_jax.verifiers import global_resolution
 from tests.exactness import golden
+from tests.exactness import tree_law
 from theory import optimal
 from theory.oracles import chance
 from theory.oracles import transport
@@ -35,16 +36,17 @@ def enumerated(rule, p, q, num_drafts, draw="iid"):
   return np.abs(weights @ laws - p).max(), weights @ (laws * hit).sum(1)
 
 
-@functools.cache
-def _jitted(rule):
-  return jax.jit(rule.law)
+@functools.partial(tree_law.jit, static_argnums=0)
+def _law(rule, p, q, drafts, exists):
+  return rule.law(p, q, drafts, exists)
 
 
 def conditional_law(rule, p, q, drafts, is_draft=None):
   exists = np.ones(len(drafts), bool) if is_draft is None else is_draft
   with jax.enable_x64(True):
-    return np.asarray(_jitted(rule)(
-        np.asarray(p), np.asarray(q), np.asarray(drafts, np.int32), exists))
+    return np.asarray(_law(
+        rule, np.asarray(p), np.asarray(q), np.asarray(drafts, np.int32),
+        exists))
 
 
 @pytest.mark.parametrize("num_drafts", [2, 3])

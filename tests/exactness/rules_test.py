@@ -124,7 +124,7 @@ def test_acceptance_equals_golden(case):
     # At a vertex of the transport polytope rates converge in the limit only.
     np.testing.assert_allclose(
         exact(name, "iid"), case["optimal"]["iid"]["alpha_lp"], rtol=0,
-        atol=1e-9 if name == "canonical_is" else 2e-8)
+        atol=2e-8 if name == "global_resolution" and k > 1 else 1e-9)
   if known.get("greedy"):
     close(exact("mdsd_greedy", "greedy"), known["greedy"]["accept"])
     close(exact("mdsd_greedy", "greedy"), case["optimal"]["greedy"]["alpha_lp"])
@@ -148,6 +148,32 @@ def test_no_rule_exceeds_the_optimum(case):
     if optimum and fits(name, draw, q, k):
       accept = verifiers.exact_acceptance(name, p, q, k, draw)
       assert accept <= optimum["alpha_lp"] + 1e-9, (name, draw)
+
+
+# (rule, draw) from the least to the most accepting: theorems up to rounding,
+# but for recursive rejection against K-SEQ, which only ever was observed.
+DOMINANCE = (("sample_and_match", "iid"), ("recursive", "iid"),
+             ("k_seq", "iid"), ("canonical_is", "iid"),
+             ("race_transport", "iid"))
+
+
+def test_rules_stand_in_order_and_drafts_help():
+  """On every pair; the last two reach the optimum, so neither beats the other.
+  """
+  accept = verifiers.exact_acceptance
+  for label, (p, q) in PAIRS.items():
+    last = dict.fromkeys(DOMINANCE, 0.)
+    for k in (1, 2, 3):
+      found = {pair: accept(pair[0], p, q, k, pair[1]) for pair in DOMINANCE}
+      for pair in DOMINANCE:
+        assert last[pair] <= found[pair] + 1e-9, (label, k, pair)
+      values = list(found.values())
+      assert (np.diff(values) >= -1e-8).all(), (label, k, found)
+      distinct = "recursive_without_replacement", "without_replacement"
+      if fits(*distinct, q, k):
+        assert accept(distinct[0], p, q, k, distinct[1]) >= found[
+            "recursive", "iid"] - 1e-9, (label, k)
+      last = found
 
 
 def test_greedy_is_exact_for_point_masses_only():
@@ -196,8 +222,19 @@ def test_large_vocabulary_falls_back_to_monte_carlo():
 _GOOD = dict(p=[.5, .5], q=[.5, .5], num_drafts=1, draw="iid")
 
 
+_ENTRIES = (verifiers.exact_output_law, verifiers.exact_acceptance,
+            verifiers.acceptance, verifiers.exact_bias)
+
+
 @pytest.mark.parametrize("change,message", [
     (dict(p=[.5, .6]), "p sums to 1.1"),
+    (dict(p=[.5, float("inf")]), "p contains inf"),
+    (dict(q=[0., 0.]), "q sums to 0"),
+    (dict(p=[]), r"p has shape \(0,\)"),
+    (dict(num_drafts=1.5), "num_drafts=1.5, expected an integer"),
+    (dict(num_drafts=2, draw="independent"), r"q has shape \(2,\)"),
+    (dict(q=[[.5, .5], [.5, .6]], num_drafts=2, draw="independent"),
+     r"q\[1\] sums to 1.1"),
     (dict(q=[-.5, 1.5]), "q contains -0.5"),
     (dict(p=[float("nan"), 1.]), "p contains nan"),
     (dict(p=[[.5, .5]]), r"p has shape \(1, 2\)"),
@@ -205,19 +242,30 @@ _GOOD = dict(p=[.5, .5], q=[.5, .5], num_drafts=1, draw="iid")
     (dict(num_drafts=0), "num_drafts=0"),
     (dict(draw="sorted"), "draw='sorted'"),
     (dict(draw="top_k"), "rule 'recursive' is not valid .* 'top_k'"),
-    (dict(num_drafts=40), "V=2 tokens and K=40"),
 ])
-def test_bad_arguments_are_named(change, message):
+@pytest.mark.parametrize("entry", _ENTRIES, ids=lambda entry: entry.__name__)
+def test_bad_arguments_are_named(entry, change, message):
   with pytest.raises(ValueError, match=message):
-    verifiers.exact_output_law("recursive", **{**_GOOD, **change})
+    entry("recursive", **{**_GOOD, **change})
 
 
-def test_more_drafts_than_support_or_rule():
+@pytest.mark.parametrize("entry", [
+    verifiers.exact_output_law, verifiers.exact_acceptance])
+def test_too_much_to_enumerate_is_named(entry):
+  with pytest.raises(ValueError, match="V=2 tokens and K=40"):
+    entry("recursive", **{**_GOOD, "num_drafts": 40})
+
+
+@pytest.mark.parametrize("entry", _ENTRIES, ids=lambda entry: entry.__name__)
+def test_more_drafts_than_support_or_rule(entry):
   with pytest.raises(ValueError, match="num_drafts=3 .* only 2 tokens"):
-    verifiers.exact_acceptance("recursive_without_replacement", [.5, .5, 0.],
-                               [.5, .5, 0.], 3, "without_replacement")
+    entry("recursive_without_replacement", [.5, .5, 0.], [.5, .5, 0.], 3,
+          "without_replacement")
   with pytest.raises(ValueError, match="'rejection' takes at most 1"):
-    verifiers.exact_acceptance("rejection", [.5, .5], [.5, .5], 2, "iid")
+    entry("rejection", [.5, .5], [.5, .5], 2, "iid")
+
+
+def test_coupled_drafts_are_not_enumerated():
   with pytest.raises(ValueError, match="coupled"):
     verifiers.exact_acceptance("sample_and_match", [1.], [1.], 1, "coupled")
 

@@ -82,19 +82,57 @@ def _grow(problem, tree, node, kids):
     yield tuple(new_tokens), tuple(new_valid), weight * probability
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _node_laws(rule, max_children, parents, tokens, valid, p_rows, q_rows):
-  """Per tree and node: emitted law, children, which of them exist."""
+# Compiling is all of the cost, so the compiler is told not to try hard.
+jit = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
-  def at(tokens, valid, node):
-    kids, exists = tree_lib.children(parents, valid, node, max_children)
-    q = None if q_rows is None else q_rows[tokens[node]]
-    law = rule.law(p_rows[tokens[node]], q, tokens[kids], exists)
-    return law, kids, exists
 
+@functools.partial(jit, static_argnums=0)
+def _law_table(rule, p, q, drafts, exists):
+  """Emitted laws `f[M, V]`, one for each row of the arguments."""
+  if q is None:
+    return jax.vmap(lambda p, drafts, exists: rule.law(
+        p, None, drafts, exists))(p, drafts, exists)
+  return jax.vmap(rule.law)(p, q, drafts, exists)
+
+
+@functools.partial(jit, static_argnums=0)
+def _children(max_children, parents, valid):
   nodes = jnp.arange(parents.shape[0], dtype=parents.dtype)
-  over_nodes = jax.vmap(at, (None, None, 0))
-  return jax.vmap(over_nodes, (0, 0, None))(tokens, valid, nodes)
+  of_row = jax.vmap(
+      lambda valid, node: tree_lib.children(
+          parents, valid, node, max_children), (None, 0))
+  return jax.vmap(of_row, (0, None))(valid, nodes)
+
+
+def _node_laws(problem, most, tokens, valid):
+  """Per tree and node: emitted law, children, which of them exist.
+
+  Nodes with the same token and children share a law. One table of them all
+  serves every shape of tree, so that a rule is compiled once.
+  """
+  patterns, row = np.unique(valid, axis=0, return_inverse=True)
+  kids, exists = map(np.asarray, _children(
+      most, np.asarray(problem.parents, np.int32), patterns))
+  kids, exists = kids[row.ravel()], exists[row.ravel()]
+  size = problem.vocab_size
+  # What stands in a slot: a token, or nothing.
+  slots = np.asarray(list(itertools.product(
+      range(size), *[range(size + 1)] * most)), np.int32)
+  root, slots = slots[:, 0], slots[:, 1:]
+  stands = slots < size
+  p_rows, q_rows = np.asarray(problem.p_rows), np.asarray(problem.q_rows)
+  is_random = problem.draw in types.RANDOM_DRAWS
+  # Padding shows the root's token, as `children` points to node 0.
+  table = np.asarray(_law_table(
+      problem.rule, p_rows[root], q_rows[root] if is_random else None,
+      np.where(stands, slots, root[:, None]), stands))
+  drafts = np.where(exists, tokens[np.arange(len(tokens))[:, None, None], kids],
+                    size)
+  index = tokens
+  for slot in range(most):
+    index = index * (size + 1) + drafts[:, :, slot]
+  return table[index], kids, exists
 
 
 def emitted_laws(problem: Problem) -> list[dict[tuple[int, ...], float]]:
@@ -102,12 +140,8 @@ def emitted_laws(problem: Problem) -> list[dict[tuple[int, ...], float]]:
   by_root = [draft_trees(problem, t) for t in range(problem.vocab_size)]
   tokens, valid, weights = map(np.concatenate, zip(*by_root))
   most = max(len(problem.children(n)) for n in range(len(problem.parents)))
-  is_random = problem.draw in types.RANDOM_DRAWS
   with jax.enable_x64(True):
-    laws, kids, exists = map(np.asarray, _node_laws(
-        problem.rule, max(most, 1), np.asarray(problem.parents, np.int32),
-        tokens, valid, np.asarray(problem.p_rows),
-        np.asarray(problem.q_rows) if is_random else None))
+    laws, kids, exists = _node_laws(problem, max(most, 1), tokens, valid)
 
   def visit(node, trees, mass, prefix, strings):
     drafts = np.take_along_axis(tokens[trees], kids[trees, node], 1)

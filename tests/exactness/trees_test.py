@@ -49,8 +49,11 @@ def cases():
     info = verifiers.info(name)
     for draw in info.draws if info.exact else ():
       for shape in SHAPES:
-        is_chain = shape.endswith("chain")
-        if draw in DRAWS and (info.max_drafts is None or is_chain):
+        case = problem(name, draw, shape)
+        most = max(len(case.children(node))
+                   for node in range(len(case.parents)))
+        if draw in DRAWS and (
+            info.max_drafts is None or most <= info.max_drafts):
           yield name, draw, shape
 
 

@@ -1,5 +1,10 @@
 """Which systems a program builds."""
 
+import pathlib
+
+import jax
+import pytest
+
 from experiments import common
 import spec_jax
 from spec_jax import systems
@@ -12,5 +17,36 @@ def test_no_names_mean_the_default_and_all_means_all(tiny):
   default = ("autoregressive", "specinfer")
   assert names(None, (), default) == list(default)
   assert names(["mcsd"], (), default) == ["mcsd"]
-  for everything in (names(None, ()), names(["all"], (), default)):
-    assert everything == list(systems.names())
+  for arguments in ((None, ()), (["all"], (), default)):
+    chosen, skipped = common.choose(bundle, *arguments)
+    built = [choice.name for choice in chosen]
+    assert sorted([*built, *skipped]) == list(systems.names())
+    # Left out is only what needs a store that nobody gave.
+    assert all("build one with python -m experiments." in reason
+               for reason in skipped.values()), skipped
+    assert {"rest", "dresd"} <= set(skipped)
+
+
+@pytest.fixture
+def cache_folder():
+  """Where JAX keeps programs; as before, afterwards."""
+  names = ("jax_compilation_cache_dir",
+           "jax_persistent_cache_min_compile_time_secs")
+  before = {name: getattr(jax.config, name) for name in names}
+  yield lambda: jax.config.jax_compilation_cache_dir
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+def test_programs_are_kept_where_the_makefile_keeps_them(cache_folder):
+  jax.config.update("jax_compilation_cache_dir", None)
+  common.keep_compilations()
+  root = pathlib.Path(__file__).parents[2]
+  assert pathlib.Path(cache_folder()) == root / ".cache" / "jax"
+  assert "$(CURDIR)/.cache/jax" in (root / "Makefile").read_text()
+
+
+def test_a_cache_of_ones_own_is_left_alone(cache_folder):
+  jax.config.update("jax_compilation_cache_dir", "/some/where")
+  common.keep_compilations()
+  assert cache_folder() == "/some/where"

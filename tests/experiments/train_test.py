@@ -1,8 +1,19 @@
 """The training program: mistakes are named before any work is done."""
 
+import functools
+import shutil
+
+import jax
 import pytest
 
+from experiments import parts
 from experiments import train
+from spec_jax import systems
+from spec_jax.controllers import decision
+from spec_jax.controllers import learned
+from spec_jax.models import bundle as bundle_lib
+from spec_jax.training import acceptance
+from spec_jax.training import data
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -23,3 +34,42 @@ def test_bad_flags(arguments, message, tmp_path, capsys):
 def test_help_tells_what_it_writes(capsys):
   assert train.main(["--help"]) == 0
   assert "load_bundle" in capsys.readouterr().out
+
+
+@pytest.fixture
+def corpus(tmp_path):
+  """A few files of code, on both sides of the split."""
+  folder = tmp_path / "corpus"
+  folder.mkdir()
+  names = [f"{i}.py" for i in range(200)]
+  held = [name for name in names if data.is_heldout(name)]
+  for name in names[:20] + held[:4]:
+    (folder / name).write_text(
+        f"def f{name[0]}(x):\n  return x + {len(name)}\n" * 30)
+  return folder
+
+
+@pytest.mark.parametrize("system", sorted(parts.TRAINERS))
+def test_part_of_a_system_is_trained_and_used(
+    system, tiny, corpus, tmp_path, monkeypatch, capsys):
+  home = tmp_path / "bundle"
+  shutil.copytree(tiny, home)
+  if system != "cs_drafting":
+    network = {"specdec_pp": learned.AcceptanceHead(1),
+               "mcsd_improved": decision.DecisionNetwork((4,))}[system]
+    options = acceptance.AcceptanceRecipe(
+        network, num_steps=2, batch=2, length=16, own_windows=4)
+    monkeypatch.setattr(parts, "TRAINERS", {system: functools.partial(
+        parts.acceptance_head, options)})
+  with pytest.raises(ValueError, match=f"trained part '{system}'.*train"):
+    systems.build(system, bundle_lib.load_bundle(home))
+  # Training libraries mix dtypes.
+  with jax.numpy_dtype_promotion("standard"):
+    assert train.main([
+        f"--system={system}", f"--models={home}", f"--corpus={corpus}",
+        f"--out={tmp_path / 'out'}", "--install"]) == 0
+  assert f"{system}.safetensors" in capsys.readouterr().out
+  bundle = bundle_lib.load_bundle(home)
+  built, params = systems.build(system, bundle)
+  assert built.name == system and system in params.drafter
+  assert (tmp_path / "out" / "heads" / f"{system}.safetensors").is_file()

@@ -100,3 +100,19 @@ def test_shipped_pair_is_within_its_budget():
   assert bundle.models["draft"].config.num_params <= (
       0.1 * bundle.target.config.num_params)
   assert len(bundle.prompts) >= 16
+
+
+def test_trained_parts_travel_with_a_bundle(folder):
+  path, _, _ = folder
+  assert bundle_lib.load_bundle(path).heads == {}
+  params = {"out": {"kernel": np.full((2, 3), .5, np.float32)},
+            "table": np.arange(4000, dtype=np.int32)}
+  file = bundle_lib.save_head(path, "judge", {"widths": [8]}, params)
+  bundle = bundle_lib.load_bundle(path)
+  assert bundle.heads == {"judge": {"widths": [8]}}
+  chex.assert_trees_all_equal(
+      bundle.params["judge"], jax.tree.map(jnp.asarray, params))
+  for bad in (b"torn", safetensors.numpy.save({"a": np.zeros(1)})):
+    file.write_bytes(bad)
+    with pytest.raises(ValueError, match="judge.safetensors: expected a safet"):
+      bundle_lib.load_bundle(path)

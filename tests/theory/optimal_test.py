@@ -137,11 +137,30 @@ def test_equal_laws_of_their_own_are_one_law(size):
   np.testing.assert_allclose(inside, found, atol=1e-14)
 
 
-def test_an_open_enclosure_is_refused(monkeypatch):
+@pytest.mark.parametrize("num_tokens", [64, 1000])
+@pytest.mark.parametrize("share", [.5, .9, .99, 1.])
+def test_differing_drafts_close_to_the_target(num_tokens, share):
+  """An optimum near 1, where many sets are nearly as good."""
+  rng = np.random.default_rng(num_tokens)
+  p, *own = rng.dirichlet(np.full(num_tokens, .2), size=4)
+  q = (1 - share) * np.stack(own) + share * p
+  previous = 0.
+  for num_drafts in (1, 2, 3):
+    found, chosen = theory.optimal_acceptance(
+        p, q[:num_drafts], num_drafts, "independent", return_set=True)
+    value = 1 + p[chosen].sum() - q[:num_drafts, chosen].sum(1).prod()
+    np.testing.assert_allclose(value, found, atol=1e-12)
+    assert previous - 1e-9 <= found <= 1
+    previous = found
+  if share == 1:
+    np.testing.assert_allclose(previous, 1, atol=1e-12)
+
+
+def test_a_search_without_end_is_refused(monkeypatch):
   p, q = random_laws(11, 1, 64, concentration=1.)
   own = np.stack([q, np.roll(q, 1, -1), .5 * (p + q)], 1)
-  monkeypatch.setattr(submodular, "MAX_VERTICES", 1)
-  with pytest.raises(RuntimeError, match="1 vertices enclose the least"):
+  monkeypatch.setattr(submodular, "MAX_BOXES", 1)
+  with pytest.raises(RuntimeError, match="1 boxes do not prove the least"):
     theory.optimal_acceptance(p, own, 3, "independent")
 
 
@@ -242,7 +261,7 @@ _WIDE = [1 / 17] * 17
     ((_HALF, [1.], 1), "p has shape (2,), q (1,)"),
     (([], [], 1), "expected [..., V] with V at least 1"),
     ((_HALF, [_HALF], 2, "independent"), "expected q of shape (2, 2)"),
-    ((_HALF, _HALF, 0), "num_drafts=0, expected at least 1"),
+    ((_HALF, _HALF, 0), "num_drafts=0, expected an integer >= 1"),
     ((_HALF, _HALF, 2, "beam"), "draw='beam', expected one of"),
     (([.5, .6], _HALF, 2), "p sums to 1.1, expected 1"),
     (([_HALF] * 2, [_HALF, [.5, .4]], 2), "q sums to 0.9, expected 1"),

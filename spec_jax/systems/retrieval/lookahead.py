@@ -7,7 +7,8 @@ random, so that the speed does not depend on a seed; while its rows fill the
 columns stay instead of starting wider and losing one each round, so that the
 shapes are fixed; equal beginnings of phrases are merged, and the token behind a
 whole phrase is emitted too (the repository loses it). Sampling matches the
-target's own draw, the same law as the paper's rule.
+target's own draw, the same law as the paper's rule. `from_text` is what the
+repository calls POOL_FROM_PROMPT.
 """
 
 from spec_jax.core import registry
@@ -23,9 +24,9 @@ PAPER = registry.Paper(
 
 @registration.register("lookahead", papers=(PAPER,), family="retrieval")
 def lookahead(parts: registration.Parts, *, level: int = 5, width: int = 7,
-              guesses: int = 7):
+              guesses: int = 7, from_text: bool = False):
   """Jacobi window beside the drafts, n-gram pool, on the device."""
   drafter = drafter_lib.Lookahead(
-      parts.target.vocab_size, level, width, guesses)
+      parts.target.vocab_size, level, width, guesses, from_text)
   return registration.compose(
       "lookahead", parts, drafter, matching.SampleAndMatch())

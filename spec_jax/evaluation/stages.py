@@ -1,0 +1,250 @@
+"""Where a round's time goes: its stages, each timed on its own.
+
+The stages of a round are compiled apart and run in short loops on the device,
+as `costs` does with the forwards. Beside them the whole round is timed as the
+executor runs it, so that three numbers can be held against each other: the
+forwards alone (what a round has to cost), all stages, and the round.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spec_jax.core import counts as counts_lib
+from spec_jax.core import system as system_lib
+from spec_jax.core import tree as tree_lib
+from spec_jax.core import types
+from spec_jax.evaluation import clock as clock_lib
+from spec_jax.evaluation import costs as costs_lib
+from spec_jax.executors import decoding
+from spec_jax.executors import fused
+
+NAMES = ("draft", "target", "verify", "commit", "update", "bookkeeping")
+# Runs per sample. Short stages run more often: one dispatch costs as much as
+# several of them.
+_LOOPS = {"draft": 8, "target": 8}
+_SHORT_LOOP = 64
+_ROUNDS = 8
+
+# `(system, params, state, drafter, counts) -> case` to start from.
+Case = tuple[system_lib.System, types.Params, types.DecodeState, fused.Fused]
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+  """Seconds of one round, medians over samples taken in turn.
+
+  Attributes:
+    stages: by name, see `NAMES`: "draft" is the whole proposal, "target" the
+      verifying forward, "verify" the rule's walk, "commit" the target's cache,
+      "update" the drafter's, "bookkeeping" end of text, budget, text and
+      counts.
+    forwards: the forwards of target and draft alone.
+    measured: the round, as the executor runs it.
+    overhead: a round's time over that of its forwards, minus 1; samples of
+      both are paired.
+  """
+
+  stages: dict[str, float]
+  forwards: costs_lib.RoundCost
+  measured: float
+  overhead: clock_lib.Spread
+
+  @property
+  def sum_of_stages(self) -> float:
+    return sum(self.stages.values())
+
+  @property
+  def unexplained(self) -> float:
+    """What the stages do not account for; stages may also overlap."""
+    return self.measured - self.sum_of_stages
+
+  def as_dict(self) -> dict[str, Any]:
+    return dataclasses.asdict(self) | {
+        "sum_of_stages": self.sum_of_stages,
+        "predicted": self.forwards.total, "unexplained": self.unexplained}
+
+
+class Profiler:
+  """The stages of a round of each case, compiled, to be timed in turn."""
+
+  def __init__(self, cases: Mapping[str, Case],
+               timer: Callable[[], float] = time.perf_counter):
+    """Compiles.
+
+    Args:
+      cases: a system, its parameters, a state and an executor, by name.
+      timer: see `costs.Forwards`.
+    """
+    self._forwards = costs_lib.Forwards(
+        {name: case[:3] for name, case in cases.items()}, timer)
+    self._rounds = {name: timed_rounds(timer, *case)
+                    for name, case in cases.items()}
+    self._stages = {
+        (name, stage): fn for name, case in cases.items()
+        for stage, fn in _timed_stages(timer, *case[:3]).items()}
+    for fn in (*self._rounds.values(), *self._stages.values()):
+      fn()
+    self._costs = []
+    self._samples = {key: [] for key in (*self._rounds, *self._stages)}
+
+  def sample(self, repeats: int = 1) -> None:
+    """Times rounds, forwards and stages in turn, `repeats` times."""
+    for _ in range(repeats):
+      for name, fn in self._rounds.items():
+        self._samples[name].append(fn())
+      self._forwards.sample(1)
+      self._costs.append(self._forwards.take())
+      for key, fn in self._stages.items():
+        self._samples[key].append(fn())
+
+  def take(self) -> dict[str, Profile]:
+    """Profiles by case.
+
+    Raises:
+      ValueError: if no samples were taken.
+    """
+    if not self._costs:
+      raise ValueError("no samples were taken, expected sample() before.")
+    return {name: self._profile(name) for name in self._rounds}
+
+  def _profile(self, name):
+    costs = [cost[name] for cost in self._costs]
+    median = lambda values: float(np.median(values))
+    rounds = self._samples[name]
+    return Profile(
+        {stage: median(self._samples[name, stage]) for stage in NAMES},
+        dataclasses.replace(costs[0], target=median([c.target for c in costs]),
+                            draft=median([c.draft for c in costs])),
+        median(rounds),
+        clock_lib.spread([r / c.total - 1 for r, c in zip(rounds, costs)]))
+
+
+def timed_rounds(timer, system, params, state, executor
+                  ) -> Callable[[], float]:
+  """Seconds of a round, as the executor runs `_ROUNDS` of them.
+
+  The function that is returned starts from the same state at every call.
+  """
+
+  def run():
+    counts = decoding.zero_counts(system, state.tokens.shape[0])
+    # The executor consumes what it is given.
+    fresh, counts = jax.block_until_ready(
+        (jax.tree.map(jnp.copy, state), counts))
+    begin = timer()
+    _, counts = jax.block_until_ready(executor.rounds(
+        system, params, fresh, counts, _ROUNDS))
+    seconds = timer() - begin
+    return seconds / max(1, int(np.asarray(counts.target_calls).max()))
+  return run
+
+
+def _timed_stages(timer, system, params, state
+                  ) -> dict[str, Callable[[], float]]:
+  """Seconds of each stage of the round that follows `state`."""
+  given = jax.jit(_play, static_argnums=0)(system, params, state)
+  own = lambda value: jax.tree.map(jnp.copy, value)
+  fns = _stages(system)
+  counts = decoding.zero_counts(system, state.tokens.shape[0])
+  kept = {"draft": state.drafter, "target": (), "verify": (),
+          "commit": state.cache, "update": given[1],
+          "bookkeeping": (state.tokens, counts)}
+  return {name: _looped(timer, fns[name], _LOOPS.get(name, _SHORT_LOOP), params,
+                        given, own(kept[name])) for name in NAMES}
+
+
+def _play(system, params, state):
+  """One round, taken apart: what each stage is given."""
+  tree, drafter = system_lib.propose(system, params, state)
+  _, outcome = system_lib.judge(system, params, state, tree, drafter)
+  verdict = system.walk(system.verifier, system.sampling, tree,
+                        outcome.out.logits, system_lib.context(params, state))
+  return state, drafter, verdict, outcome
+
+
+def _stages(system):
+  """`(params, given, kept) -> (kept, what must not be optimised away)`."""
+
+  def draft(params, given, kept):
+    state, *_ = given
+    tree, drafter = system_lib.propose(
+        system, params, state.replace(drafter=kept))
+    return drafter, tree
+
+  def target(params, given, kept):
+    state, _, _, outcome = given
+    tree = outcome.tree
+    return kept, system.target.forward(
+        params.target, tree.tokens, tree_lib.positions(tree, state.length),
+        tree_lib.ancestor_mask(tree.parents, tree.valid), state.cache,
+        taps=system.drafter.needs.taps)
+
+  def verify(params, given, kept):
+    state, _, _, outcome = given
+    return kept, system.walk(
+        system.verifier, system.sampling, outcome.tree, outcome.out.logits,
+        system_lib.context(params, state))
+
+  def commit(params, given, kept):
+    state, _, _, outcome = given
+    cache = kept.commit(outcome.out.fresh, outcome.verdict.path,
+                        outcome.verdict.count)
+    return cache.replace(length=state.cache.length), ()
+
+  def update(params, given, kept):
+    return system.drafter.update(params.drafter, kept, given[-1]), ()
+
+  def bookkeeping(params, given, kept):
+    state, _, verdict, outcome = given
+    tokens, counts = kept
+    state = state.replace(tokens=tokens)
+    cut, status, emitted = system_lib.stop(
+        system, state, outcome.tree, outcome.out, verdict)
+    tokens, length = system_lib.append(state, emitted, cut.count)
+    counts = counts_lib.add(
+        counts, system_lib.info(state, outcome.tree, cut))
+    return (tokens, counts), (cut, status, length)
+
+  return {fn.__name__: fn
+          for fn in (draft, target, verify, commit, update, bookkeeping)}
+
+
+def _looped(timer, stage, loop, params, given, kept) -> Callable[[], float]:
+  """Times `loop` runs, each waiting for the one before."""
+
+  def run(params, given, kept):
+    def body(_, carry):
+      zero, kept = carry
+      # The barrier ties the inputs to the run before, at no cost.
+      held, zero, kept = jax.lax.optimization_barrier((given, zero, kept))
+      kept, result = stage(params, held, kept)
+      return zero + _nothing(result), kept
+
+    return jax.lax.fori_loop(0, loop, body, (jnp.zeros((), jnp.int32), kept))
+
+  run = jax.jit(run, donate_argnums=2)
+  holder = [kept]
+
+  def timed():
+    begin = timer()
+    _, holder[0] = jax.block_until_ready(run(params, given, holder[0]))
+    return (timer() - begin) / loop
+  return timed
+
+
+def _nothing(result):
+  """Zero, which the compiler cannot know without the whole result."""
+  total = jnp.zeros((), jnp.int32)
+  for leaf in jax.tree.leaves(result):
+    if jnp.issubdtype(leaf.dtype, jnp.floating):
+      total += (leaf.max() == jnp.inf).astype(jnp.int32)
+    elif jnp.issubdtype(leaf.dtype, jnp.integer):
+      total += (leaf.max() == jnp.iinfo(leaf.dtype).max).astype(jnp.int32)
+  return total
