@@ -19,6 +19,7 @@ from spec_jax import systems
 from spec_jax.core import registry
 from spec_jax.executors import fused
 from spec_jax.executors import hosted
+from spec_jax.kernels import backend as backend_lib
 
 BASELINE = "autoregressive"
 _ROOT = pathlib.Path(__file__).parent.parent
@@ -94,7 +95,7 @@ def keep_compilations() -> None:
 
 
 def define_models(values: flags.FlagValues) -> None:
-  """--bundle, --hf, --hf_draft, --dtype."""
+  """--bundle, --hf, --hf_draft, --dtype, --backend."""
   flags.DEFINE_string(
       "bundle", "tiny-python", "A shipped bundle"
       f" ({', '.join(spec_jax.models.bundle.shipped_names()) or 'none'}) or a"
@@ -107,6 +108,9 @@ def define_models(values: flags.FlagValues) -> None:
                       flag_values=values)
   flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16", "float16"),
                     "Of parameters and computation.", flag_values=values)
+  flags.DEFINE_enum("backend", "auto", backend_lib.BACKENDS, "Of attention:"
+                    " kernels where the device has them, always (interpreted"
+                    " on a CPU: slow), or never.", flag_values=values)
 
 
 def define_systems(values: flags.FlagValues, default: Sequence[str] | None,
@@ -147,7 +151,7 @@ def load_models(values: flags.FlagValues) -> spec_jax.Bundle:
     if bundle.tokenizer is None:
       raise ValueError(f"{values.hf}: no tokenizer.json, but prompts are texts"
                        " and need one.")
-  return bundle
+  return bundle.with_backend(values.backend)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

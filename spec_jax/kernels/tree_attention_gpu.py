@@ -7,7 +7,9 @@ of keys and values arrive asynchronously, several ahead of their use; fresh
 keys are the first blocks of the first part. No block beyond a row's length is
 touched.
 
-The fused products need 16-bit operands in tiles of 64 rows.
+The fused products need 16-bit operands in tiles of 64 rows. Float32 is split
+into a bfloat16 and the bfloat16 of what that leaves, the cache as its blocks
+arrive; three products of such parts keep 16 bits of precision.
 """
 
 import functools
@@ -27,7 +29,7 @@ _WIDEST = 128  # Columns of one product of weights with values.
 _SHARED = 200 * 1024  # Bytes of shared memory of a program, of 227 KiB.
 _PROCESSORS = 132  # An H100's; a program each is one full wave.
 _MOST_ROWS, _MOST_FRESH = 1024, 512
-_DTYPES = ("bfloat16", "float16")
+_DTYPES = {"bfloat16": 256, "float16": 256, "float32": 128}  # Largest head.
 
 
 def supports(queries, fresh_keys, prefix) -> bool:
@@ -40,7 +42,8 @@ def supports(queries, fresh_keys, prefix) -> bool:
   return (queries.dtype.name in _DTYPES
           and prefix.keys.dtype == fresh_keys.dtype == queries.dtype
           and rows <= _MOST_ROWS and fresh_keys.shape[2] <= _MOST_FRESH
-          and 16 <= size <= 256 and size % 16 == 0 and fits)
+          and 16 <= size <= _DTYPES[queries.dtype.name] and size % 16 == 0
+          and fits)
 
 
 def attend(queries, fresh_keys, fresh_values, fresh_mask, prefix, positions,
@@ -65,9 +68,19 @@ def attend(queries, fresh_keys, fresh_values, fresh_mask, prefix, positions,
   num_parts = options.num_splits or _num_parts(
       prefix.capacity, num_tiles * heads * batch)
   chunk = min(page, _BLOCK)
-  dtype = queries.dtype
-  tiles = functools.partial(_tiles, size)
-  num_stages = _num_stages(size)
+  is_wide = queries.dtype == jnp.float32
+  dtype = jnp.dtype(jnp.bfloat16) if is_wide else queries.dtype
+  stored = lambda shape, dtype: plgpu.SMEM(
+      shape, dtype, transforms=_tiles(size, dtype))
+  num_stages = 1 if is_wide else _num_stages(size)
+  landing = stored((num_stages, _BLOCK, size), queries.dtype)
+  num_terms = 2 if is_wide else 1
+  flat_queries = layout.flatten_queries(queries, num_rows)
+  terms = [flat_queries]
+  if is_wide:  # XLA would drop a conversion there and back.
+    large = lax.reduce_precision(flat_queries, 8, 7)
+    terms = [large.astype(dtype), (flat_queries - large).astype(dtype)]
+  flat_queries = jnp.stack(terms, axis=2)
   part_shape = (batch, heads, num_parts, num_rows)
   kernel = plgpu.kernel(
       functools.partial(
@@ -79,19 +92,18 @@ def attend(queries, fresh_keys, fresh_values, fresh_mask, prefix, positions,
       grid=(batch, heads, num_parts, num_tiles),
       grid_names=("row", "head", "part", "tile"),
       scratch_types=[
-          plgpu.SMEM((_TILE, size), dtype, transforms=tiles()),
-          plgpu.SMEM((num_stages, _BLOCK, size), dtype, transforms=tiles()),
-          plgpu.SMEM((num_stages, _BLOCK, size), dtype, transforms=tiles()),
-          plgpu.SMEM((_TILE, _BLOCK), dtype, transforms=tiles()),
+          stored((num_terms, _TILE, size), dtype), landing, landing,
+          stored((num_terms, _TILE, _BLOCK), dtype),
           plgpu.SMEM((meta.shape[1], _TILE), jnp.int32),
-          plgpu.Barrier(num_arrivals=2),
+          plgpu.Barrier(num_arrivals=1 + num_terms),
           plgpu.Barrier(num_arrivals=2 * (_BLOCK // chunk),
-                        num_barriers=num_stages)],
+                        num_barriers=num_stages),
+          *[stored((2, _BLOCK, size), dtype)] * (2 if is_wide else 0)],
       compiler_params=plgpu.CompilerParams(approx_math=True),
       interpret=interpret if interpret is not None else False,
       kernel_name="tree_attention")
   out, log_sums = kernel(
-      start, end, table, layout.flatten_queries(queries, num_rows), meta,
+      start, end, table, flat_queries, meta,
       fresh_keys, fresh_values, prefix.keys, prefix.values)
   return layout.unflatten(*layout.join(out, log_sums), queries)
 
@@ -99,8 +111,8 @@ def attend(queries, fresh_keys, fresh_values, fresh_mask, prefix, positions,
 def _kernel(start_ref, end_ref, table_ref, queries_ref, meta_ref,
             fresh_keys_ref, fresh_values_ref, keys_ref, values_ref, out_ref,
             log_sums_ref, queries_tile, keys_tiles, values_tiles, weights_tile,
-            meta_tile, arrived, landed, *, page, chunk, is_paged, window,
-            softcap, tools):
+            meta_tile, arrived, landed, *split_tiles, page, chunk, is_paged,
+            window, softcap, tools):
   row, head, part, tile = (
       lax.axis_index(name) for name in ("row", "head", "part", "tile"))
   num_stages, _, size = keys_tiles.shape
@@ -150,11 +162,13 @@ def _kernel(start_ref, end_ref, table_ref, queries_ref, meta_ref,
       copy(keys_ref, keys_tiles, at)
       copy(values_ref, values_tiles, at)
 
-  for step in range(num_stages - 1):
+  # Blocks of float32 give room to the next one as soon as they are split.
+  for step in range(max(num_stages - 1, 1)):
     pl.when(step < num_steps)(functools.partial(fetch, jnp.int32(step)))
   rows = pl.ds(tile * _TILE, _TILE)
-  plgpu.copy_gmem_to_smem(
-      queries_ref.at[row, head, rows], queries_tile, arrived)
+  for i in range(queries_tile.shape[0]):
+    plgpu.copy_gmem_to_smem(
+        queries_ref.at[row, head, i, rows], queries_tile.at[i], arrived)
   plgpu.copy_gmem_to_smem(meta_ref.at[row, :, rows], meta_tile, arrived)
   plgpu.barrier_wait(arrived)
 
@@ -196,15 +210,22 @@ def _kernel(start_ref, end_ref, table_ref, queries_ref, meta_ref,
   def absorb(step, carry):
     top, total, mixed = carry
     slot = lax.rem(step, jnp.int32(num_stages))
-    ahead = step + num_stages - 1
-    # All four warps are done with the oldest stage before it is refilled.
-    plgpu.commit_smem()
-    pl.when(ahead < num_steps)(functools.partial(fetch, ahead))
+    plgpu.commit_smem()  # All four warps are done with all tiles.
+    if not split_tiles:
+      ahead = step + num_stages - 1
+      pl.when(ahead < num_steps)(functools.partial(fetch, ahead))
     plgpu.barrier_wait(landed.at[slot])
     # Beyond the end may stand anything, infinities included.
     pl.when((step >= num_fresh) & (block_begins(step) + _BLOCK > end))(
         functools.partial(clear_beyond_end, step, slot))
-    scores = tools.dot(queries_tile, keys_tiles.at[slot], transposed=True)
+    keys, values = [keys_tiles.at[slot]], [values_tiles.at[slot]]
+    if split_tiles:
+      for landed_tiles, tiles in zip((keys_tiles, values_tiles), split_tiles):
+        tools.store(tiles, _split(tools.load_tile(landed_tiles, slot)))
+      plgpu.commit_smem()
+      pl.when(step + 1 < num_steps)(functools.partial(fetch, step + 1))
+      keys, values = ([tiles.at[0], tiles.at[1]] for tiles in split_tiles)
+    scores = tools.dots(queries_tile, keys, transposed=True)
     if softcap:
       scores = softcap * jnp.tanh(scores / softcap)
     seen = is_seen(step)
@@ -214,12 +235,13 @@ def _kernel(start_ref, end_ref, table_ref, queries_ref, meta_ref,
     weights = jnp.exp(scores - lax.broadcast_in_dim(
         new_top, scores.shape, [0]))
     weights = jnp.where(seen, weights, 0.0)
-    weights_tile[...] = weights.astype(weights_tile.dtype)
+    tools.store(weights_tile, _split(weights) if split_tiles else [
+        weights.astype(weights_tile.dtype)])
     plgpu.commit_smem()
     total = total * fade + weights.sum(axis=1)
     mixed = tuple(
         old * lax.broadcast_in_dim(fade, old.shape, [0])
-        + tools.dot(weights_tile, values_tiles.at[slot, :, columns])
+        + tools.dots(weights_tile, [v.at[:, columns] for v in values])
         for old, columns in zip(mixed, halves))
     return new_top, total, mixed
 
@@ -266,6 +288,15 @@ class _Tools:
       return ref[index]
     return plgpu.load(ref, (index,), layout=_layout(rank))
 
+  def store(self, ref, terms):
+    for i, term in enumerate(terms):
+      ref[i] = term
+
+  def dots(self, a_ref, b_refs, transposed=False):
+    """Sum of the products of terms, but for small times small."""
+    pairs = [(i, j) for i in range(len(b_refs)) for j in range(len(b_refs) - i)]
+    return sum(self.dot(a_ref.at[i], b_refs[j], transposed) for i, j in pairs)
+
   def dot(self, a_ref, b_ref, transposed=False):
     """`a @ b` or `a @ b.T`, both in shared memory, in float32."""
     if self._is_interpreted:  # Its product takes no transposed operand.
@@ -282,15 +313,23 @@ class _Tools:
     return pl.run_scoped(multiply, plgpu.ACC(shape, jnp.float32))
 
 
+def _split(wide):
+  """A float32 as the sum of two bfloat16, but for its last 8 bits."""
+  large = wide.astype(jnp.bfloat16)
+  return [large, (wide - large.astype(jnp.float32)).astype(jnp.bfloat16)]
+
+
 def _layout(rank: int):
   wide = plgpu.Layout.WGMMA
   return wide if rank == 2 else wide.reduce(1)
 
 
-def _tiles(size: int):
-  """How shared memory is tiled and swizzled for 16-bit rows of `size`."""
-  width = next(width for width in (64, 32, 16) if size % width == 0)
-  return (plgpu.TilingTransform((8, width)), plgpu.SwizzleTransform(2 * width))
+def _tiles(size: int, dtype):
+  """How shared memory is tiled and swizzled for rows of `size`."""
+  itemsize = jnp.dtype(dtype).itemsize
+  num_bytes = next(n for n in (128, 64, 32) if size * itemsize % n == 0)
+  return (plgpu.TilingTransform((8, num_bytes // itemsize)),
+          plgpu.SwizzleTransform(num_bytes))
 
 
 def _num_stages(size: int) -> int:

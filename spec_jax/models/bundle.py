@@ -56,6 +56,13 @@ class Bundle:
   def end_of_text(self) -> int | None:
     return None if self.tokenizer is None else self.tokenizer.end_of_text
 
+  def with_backend(self, backend: str) -> "Bundle":
+    """The same, all models' attention on "auto", "pallas" or "xla"."""
+    return dataclasses.replace(
+        self, target=self.target.with_backend(backend),
+        models={name: model.with_backend(backend)
+                for name, model in self.models.items()})
+
 
 def shipped_names() -> tuple[str, ...]:
   """Bundles inside the package."""

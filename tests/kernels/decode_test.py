@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+import spec_jax
 from spec_jax import systems
 from spec_jax.core import keys as keys_lib
 from spec_jax.core import sampling as sampling_lib
@@ -43,6 +44,12 @@ def test_the_same_greedy_text_and_the_same_rounds(monkeypatch):
   np.testing.assert_array_equal(decoded.length, wanted.length)
   np.testing.assert_array_equal(
       decoded.counts.target_calls, wanted.counts.target_calls)
+
+
+def test_a_bundle_hands_the_choice_to_all_its_models():
+  bundle = spec_jax.load_bundle("tiny-python").with_backend("xla")
+  assert bundle.target.module.backend == "xla"
+  assert {m.module.backend for m in bundle.models.values()} == {"xla"}
 
 
 def test_unknown_backends_and_modules_without_one():

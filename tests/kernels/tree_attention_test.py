@@ -20,7 +20,11 @@ from tests.kernels import lowering
 TOLERANCE = {"float32": 2e-5, "bfloat16": 3e-2, "float16": 4e-3}
 
 
-def check(case, attend_fn, lengths=None):
+# Float32 in two bfloat16 each, the product of the small ones left out.
+SPLIT_TOLERANCE = 1e-4
+
+
+def check(case, attend_fn, lengths=None, tolerance=None):
   arrays = case.arrays(lengths)
   out, log_sums = jax.jit(functools.partial(
       attend_fn, options=case.options))(*arrays)
@@ -29,11 +33,12 @@ def check(case, attend_fn, lengths=None):
   seen = np.isfinite(expected_sums)
   assert np.isfinite(np.asarray(out, np.float32)).all()
   assert (np.asarray(log_sums)[~seen] <= lib.MASKED / 2).all()
-  tolerance = TOLERANCE[case.dtype]
+  tolerance = tolerance or TOLERANCE[case.dtype]
   np.testing.assert_allclose(np.asarray(out, np.float64)[seen], expected[seen],
                              rtol=tolerance, atol=tolerance)
-  np.testing.assert_allclose(np.asarray(log_sums)[seen], expected_sums[seen],
-                             rtol=1e-5, atol=2e-5)
+  np.testing.assert_allclose(
+      np.asarray(log_sums)[seen], expected_sums[seen], rtol=1e-5,
+      atol=max(2e-5, tolerance) if case.dtype == "float32" else 2e-5)
 
 
 on_tpu = functools.partial(tpu.attend, interpret=True)
@@ -76,13 +81,16 @@ GPU_CASES = [
                softcap=2.0, num_nodes=40, num_past=31, heads=1, seed=1),
     cases.Case(size=144, capacity=128, page=64, dtype="float16", num_splits=3,
                batch=1, heads=1, seed=2),
+    cases.Case(size=32, capacity=150, dtype="float32", num_nodes=7, heads=1,
+               window=90, seed=3),
 ]
 
 
 @pytest.mark.parametrize("case", GPU_CASES, ids=str)
 def test_gpu_kernel_equals_oracle(case):
   assert gpu.supports(*lowering.shapes(case)[:2], lowering.shapes(case)[4])
-  check(case, on_gpu)
+  check(case, on_gpu, tolerance=SPLIT_TOLERANCE if case.dtype == "float32"
+        else None)
 
 
 @pytest.mark.parametrize("attend_fn", [lib.reference, on_tpu, on_gpu],
@@ -167,10 +175,11 @@ def test_lowers_to_a_kernel(platform, case):
   assert lowering.KERNEL[platform] in text
 
 
-def test_float32_lowers_on_a_tpu_and_falls_back_on_a_gpu():
-  case = cases.Case(size=128, capacity=1024)
+@pytest.mark.parametrize("size, on_cuda", [(128, True), (256, False)])
+def test_float32_lowers_where_it_fits(size, on_cuda):
+  case = cases.Case(size=size, capacity=1024)
   attend = functools.partial(lib.tree_attention, backend="pallas")
-  for platform, is_kernel in (("tpu", True), ("cuda", False)):
+  for platform, is_kernel in (("tpu", True), ("cuda", on_cuda)):
     text = lowering.lower(platform, attend, *lowering.shapes(case))
     assert (lowering.KERNEL[platform] in text) == is_kernel
 
