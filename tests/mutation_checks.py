@@ -45,7 +45,8 @@ _RULES = ("recursive", "recursive_without_replacement", "k_seq", "mdsd_greedy",
 def output_laws(names=_RULES):
   """Emitted law equals p, by enumeration."""
   rules_test.check_output_laws(
-      num_drafts=(1, 2, 3), labels=("A", "E", "H"), names=names)
+      num_drafts=(1, 2, 3), labels=("A", "E", "H", "scarce hub"),
+      names=names)
 
 
 def padded_drafts():
@@ -137,7 +138,7 @@ def distinct_text():
 def two_costs():
   """Laws of rows with one and with several drafts, in one batch."""
   p, q = (np.asarray(law, np.float32) for law in rules_test.PAIRS["A"])
-  drafts, exists = jnp.asarray([[0, 1]] * 2), jnp.asarray([[1, 1], [1, 0]]) > 0
+  drafts, exists = jnp.asarray([[1, 2]] * 2), jnp.asarray([[1, 1], [1, 0]]) > 0
   law = jax.vmap(verifiers.get("race_transport").law, (None, None, 0, 0))
   batch = tree_law.jit(law)(p, q, drafts, exists)
   one = tree_law.jit(law)

@@ -10,16 +10,18 @@ from spec_jax.core import registry
 from spec_jax.verifiers import acceptance_rate
 from tests.exactness import golden
 
-POINT_MASSES = {
+CORNERS = {
     "p point": ([0., 1., 0.], [.2, .3, .5]),
     "q point": ([.2, .3, .5], [0., 1., 0.]),
     "disjoint": ([.5, .5, 0., 0.], [0., 0., .4, .6]),
     "both points": ([0., 1., 0.], [0., 0., 1.]),
     "one token": ([1.], [1.]),
+    # The likeliest draft is wanted, and two others are drawn too often.
+    "scarce hub": ([.4, .05, .05, .5], [.4, .3, .2, .1]),
 }
 # Impossible tokens change nothing, and one size means one compilation.
 PAIRS = {label: (golden.padded(p), golden.padded(q))
-         for label, (p, q) in {**golden.pairs(), **POINT_MASSES}.items()}
+         for label, (p, q) in {**golden.pairs(), **CORNERS}.items()}
 GOLDEN_DRAW = {"iid": "iid", "without_replacement": "wor", "greedy": "greedy"}
 
 
