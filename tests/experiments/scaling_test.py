@@ -86,3 +86,12 @@ def test_a_state_is_lengthened_for_target_and_draft():
 def test_bad_flags(call, capsys, flags, message):
   assert call(*flags)[0] == 2
   assert message in capsys.readouterr().err
+
+
+def test_devices_are_counted_in_a_process_of_their_own(call):
+  code, folder = call("--batch=", "--prefix=", "--nodes=", "--devices=2",
+                      "--device_rows=3")
+  assert code == 0
+  (row,) = json.loads((folder / "scaling.json").read_text())["rows"]
+  assert row["result"]["num_devices"] == 2
+  assert row["key"]["rows"] == 3
