@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-# Finite in place of minus infinity: differences of two stay numbers.
+# Finite in place of minus infinity: differences of two stay numbers, and a
+# query whose every key is masked yields a mean instead of NaN.
 MASKED = -1e30
 WORD = 32  # Mask bits per word.
 

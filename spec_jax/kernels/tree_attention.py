@@ -18,12 +18,12 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
+from spec_jax.kernels import attention_layout as layout
 from spec_jax.kernels import backend as backend_lib
 from spec_jax.kernels import tree_attention_gpu
 from spec_jax.kernels import tree_attention_tpu
 
-# Finite, so that a row whose every key is masked yields a mean instead of NaN.
-MASKED = -1e30
+MASKED = layout.MASKED
 
 
 @struct.dataclass
