@@ -110,16 +110,17 @@ def count_prefixes(rows: np.ndarray, lengths: np.ndarray, budget: int,
     if not alive.any():
       break
     rows, lengths, groups = rows[alive], lengths[alive], groups[alive]
+    # One number for a parent and a token: sorting pairs takes far longer.
     pairs, inverse, counts = np.unique(
-        np.stack([groups, rows[:, depth].astype(np.int64)]), axis=1,
-        return_inverse=True, return_counts=True)
+        groups << 32 | rows[:, depth].astype(np.int64), return_inverse=True,
+        return_counts=True)
     # More nodes of one depth than the whole budget are never kept.
     order = np.argsort(-counts, kind="stable")[:budget]
     number = np.full(len(counts), -1, np.int64)
     for i in order:
-      number[i] = trie.add(
-          int(pairs[1, i]), int(pairs[0, i]), float(counts[i]))
-    groups = number[inverse.reshape(-1)]
+      parent, token = divmod(int(pairs[i]), 1 << 32)
+      number[i] = trie.add(token, parent, float(counts[i]))
+    groups = number[inverse]
     alive = groups >= 0
     rows, lengths, groups = rows[alive], lengths[alive], groups[alive]
   return best(trie, budget, per_depth)

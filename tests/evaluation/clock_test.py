@@ -53,6 +53,20 @@ def test_timed_decode_counts_what_it_emits():
   assert lap.prefill > 0 and lap.rounds > 0
 
 
+def test_a_clock_remembers_until_it_forgets():
+  system, params = build("token_recycling", toy.bundle(), depth=2, width=3)
+  watch = clock.Clock()
+  decode = lambda: watch.decode(
+      system, params, toy.prompts((3, 2)), keys.row_keys(0, 2), 9)[0]
+  calls = []
+  for forget in (False, False, True):
+    if forget:
+      watch.forget()
+    calls.append(int(decode().counts.target_calls.sum()))
+  # Neither the decode that only compiles nor the third one profits.
+  assert calls[1] < calls[0] == calls[2]
+
+
 def test_round_costs_find_every_forward():
   cases = {}
   for name, hyper in (("autoregressive", {}), ("mcsd", {"branching": (2, 2)}),

@@ -27,6 +27,10 @@ class _Clock:
 
   def __init__(self, status=types.Status.END_OF_TEXT):
     self.asked, self.keys, self._status = [], [], status
+    self.forgotten = []
+
+  def forget(self):
+    self.forgotten.append(len(self.asked))
 
   def decode(self, system, params, batch, keys, max_new_tokens):
     tokens, length = np.asarray(batch.tokens), np.asarray(batch.length)
@@ -90,3 +94,11 @@ def test_a_target_that_fails_voids_the_pass():
 def test_bad_workloads(turns, more, message):
   with pytest.raises(ValueError, match=message):
     _work(*turns, **more)
+
+
+def test_every_pass_starts_knowing_nothing():
+  fake = _Clock()
+  work = _work(("ab", "cd"), ("ef",))
+  for _ in range(2):
+    workload.run(fake, _SYSTEM, None, work)
+  assert fake.forgotten == [0, 3] and len(fake.asked) == 6
