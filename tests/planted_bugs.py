@@ -266,7 +266,7 @@ BUGS = (
         "trees.dynamic:MostReached.children", "jnp.log(rest), -jnp.inf)",
         "jnp.log(probs), -jnp.inf)", ("trees grown by confidence",)),
     Bug("a place's noise is its parent's", "trees.growth:_child_keys",
-        "(own, ranks + 1)", "(own, 0 * ranks)",
+        "jax.vmap(jax.vmap(jax.random.fold_in))(own, ranks + 1)", "own",
         ("trees grown by confidence",)),
     Bug("a token the draft is unsure of is taken back",
         "drafters.chain_draft_model:ChainDraftModel._draw",
