@@ -10,7 +10,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
 WORKERS ?= 2
 
-.PHONY: demo test test-fast lint notebooks mutations bundle clean
+.PHONY: demo test test-fast lint notebooks mutations bundle speed clean
 
 demo: $(STAMP)
 	$(BIN)/python -m experiments.demo --out=out/demo
@@ -30,6 +30,11 @@ mutations: $(STAMP)
 
 notebooks: $(STAMP)
 	$(BIN)/python -m tests.notebooks --write
+
+# Where a round's time goes, and how it grows.
+speed: $(STAMP)
+	$(BIN)/python -m experiments.profile_round --out=out/profile
+	$(BIN)/python -m experiments.scaling --out=out/scaling
 
 # The whole recipe of the shipped models: tokenizer, target, draft.
 bundle: $(STAMP)

@@ -78,8 +78,11 @@ def break_even(panels: Mapping[int, np.ndarray], depths: Sequence[int],
       axis.clabel(line, fmt={1.0: "break even"}, fontsize=8)
     for name, (depth, acceptance) in points.get(batch, {}).items():
       axis.plot(depth, acceptance, "o", color="white", markeredgecolor=_INK)
-      axis.annotate(name, (depth, acceptance), xytext=(-6, 6), fontsize=7.5,
-                    textcoords="offset points", color="white", ha="right")
+      is_left = 2 * depth < depths[0] + depths[-1]
+      axis.annotate(name, (depth, acceptance), fontsize=7.5, color="white",
+                    xytext=(6 if is_left else -6, 6),
+                    textcoords="offset points",
+                    ha="left" if is_left else "right")
     axis.set_title(f"batch {batch}", fontsize=10, loc="left", color=_INK)
     axis.set_xlabel("drafts a round", fontsize=9, color=_INK)
     axis.xaxis.set_major_locator(
