@@ -12,12 +12,13 @@ from spec_jax.executors import decoding
 from spec_jax.executors import fused
 from tests import toy
 
-# A sampled tree, a greedy chain with a cache of its own, and a sampled draft
-# that needs no model.
+# A sampled tree, a greedy chain with a cache of its own, a sampled draft that
+# needs no model, and a rule with a state of its own.
 CASES = {
     "specinfer": (0.8, dict(branching=(2, 1))),
     "speculative_sampling": (0.0, dict(depth=2)),
     "prompt_lookup": (0.8, dict(depth=3)),
+    "greedy_block_verification": (0.8, dict(depth=3)),
 }
 END_OF_TEXT = 10
 MAX_NEW = 14

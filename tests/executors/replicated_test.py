@@ -14,6 +14,8 @@ from tests.executors import cases
     ("pmap", 2, "speculative_sampling"),
     ("pmap", 4, "specinfer"),
     ("pmap", 2, "prompt_lookup"),
+    ("shard_map", 2, "greedy_block_verification"),
+    ("pmap", 2, "greedy_block_verification"),
 ])
 def test_equals_fused(how, num_devices, name):
   # Three rows: of four devices one has nothing but padding.
