@@ -53,7 +53,7 @@ class Lab:
     given = self._given(choice, batch)
     stats = counts_lib.stats(choice.executor.run(*given).counts)
     state = choice.executor.start(*given)
-    return self._timed(choice, state, batch, stats.block_efficiency)
+    return self._timed(choice, given[0], state, batch, stats.block_efficiency)
 
   def behind(self, choice, prefix) -> dict[str, Any]:
     """One row behind a prefix of that length."""
@@ -65,7 +65,9 @@ class Lab:
     room = self._values.max_new_tokens
     state = choice.executor.start(*given, prefix + room)
     state = lengthened(state, prefix)
-    return self._timed(choice, state, 1, self._tokens_per_call[known])
+    # Behind a prefix without sense the text may end at once: it must not.
+    system = dataclasses.replace(given[0], end_of_text=None)
+    return self._timed(choice, system, state, 1, self._tokens_per_call[known])
 
   def replicated(self, choice) -> dict[str, Any]:
     """The rows split over the devices of this process, whole decodes."""
@@ -122,10 +124,9 @@ class Lab:
             keys_lib.row_keys(self._values.seed, batch),
             self._values.max_new_tokens)
 
-  def _timed(self, choice, state, batch, tokens_per_call):
-    timed = stages.timed_rounds(
-        TIMERS[self._values.timer], choice.at(self._temperature),
-        choice.params, state, choice.executor)
+  def _timed(self, choice, system, state, batch, tokens_per_call):
+    timed = stages.timed_rounds(TIMERS[self._values.timer], system,
+                                choice.params, state, choice.executor)
     timed()
     seconds = [timed() for _ in range(self._values.samples)]
     return self._row(seconds, batch, tokens_per_call)
