@@ -14,9 +14,8 @@ import numpy as np
 
 from spec_jax.trees import shapes
 
-# Acceptance by rank of the pair tiny-python, recursive rejection without
-# replacement at temperature 0.8 (`python -m experiments.calibrate`): a start
-# where nothing was measured.
+# Assumed where nothing was measured: a round guess, of no particular pair.
+# `python -m experiments.calibrate` measures the acceptance by rank of a pair.
 ACCEPTANCE = (0.700, 0.110, 0.044, 0.024, 0.015, 0.010, 0.008, 0.006)
 
 
