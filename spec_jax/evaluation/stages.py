@@ -18,7 +18,6 @@ import numpy as np
 
 from spec_jax.core import counts as counts_lib
 from spec_jax.core import system as system_lib
-from spec_jax.core import tree as tree_lib
 from spec_jax.core import types
 from spec_jax.evaluation import clock as clock_lib
 from spec_jax.evaluation import costs as costs_lib
@@ -81,7 +80,15 @@ class Profiler:
     Args:
       cases: a system, its parameters, a state and an executor, by name.
       timer: see `costs.Forwards`.
+
+    Raises:
+      ValueError: a drafter has a half on the host, which is no stage.
     """
+    for name, (system, *_) in cases.items():
+      if system.drafter.needs.host_store:
+        raise ValueError(
+            f"{name} drafts on the host; stages are timed on the device,"
+            " expected a drafter that needs no host store.")
     self._forwards = costs_lib.Forwards(
         {name: case[:3] for name, case in cases.items()}, timer)
     self._rounds = {name: timed_rounds(timer, *case)
@@ -179,12 +186,9 @@ def _stages(system):
     return drafter, tree
 
   def target(params, given, kept):
-    state, _, _, outcome = given
-    tree = outcome.tree
-    return kept, system.target.forward(
-        params.target, tree.tokens, tree_lib.positions(tree, state.length),
-        tree_lib.ancestor_mask(tree.parents, tree.valid), state.cache,
-        taps=system.drafter.needs.taps)
+    state, drafter, _, outcome = given
+    return kept, system_lib.forward(
+        system, params, state, outcome.tree, drafter)
 
   def verify(params, given, kept):
     state, _, _, outcome = given
