@@ -3,6 +3,7 @@
 Each is a few seconds of what the suite does at length, by the same functions.
 """
 
+import contextlib
 import dataclasses
 import functools
 
@@ -85,16 +86,26 @@ def greedy_blocks():
   assert error <= 1e-12, error
 
 
+@contextlib.contextmanager
+def forgetting(cached_fn):
+  """What is sound must not be judged by a buggy result, nor the reverse."""
+  cached_fn.cache_clear()
+  try:
+    yield
+  finally:
+    cached_fn.cache_clear()
+
+
 def draft_laws():
   """The q of a tree is the law that its children were drawn from."""
-  draft_model_test.rounds.cache_clear()
-  draft_model_test.test_laws_equal_recompute("chain")
+  with forgetting(draft_model_test.rounds):
+    draft_model_test.test_laws_equal_recompute("chain")
 
 
 def beam_trees():
   """Trees of a stochastic beam follow their exact law, by chi-square."""
-  stochastic_beam_test.samples.cache_clear()
-  stochastic_beam_test.test_trees_follow_the_race("dense")
+  with forgetting(stochastic_beam_test.samples):
+    stochastic_beam_test.test_trees_follow_the_race("dense")
 
 
 def grown_trees():
@@ -109,8 +120,8 @@ def adaptive_chains():
 
 def active_sequences():
   """Sequences with equal beginnings all stay in play, by chi-square."""
-  active_set_test.emitted_law.cache_clear()
-  active_set_test.test_walk_follows_the_active_set("k_seq")
+  with forgetting(active_set_test.emitted_law):
+    active_set_test.test_walk_follows_the_active_set("k_seq")
 
 
 def lossy_laws():

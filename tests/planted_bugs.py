@@ -96,7 +96,7 @@ BUGS = (
     Bug("remainder of a peaked q not renormalised",
         "verifiers.recursive:RecursiveWithoutReplacement.law",
         "return rest / jnp.where(total > 0, total, 1)",
-        "return normalise(rest, rest)", ("peaked draft in float32",)),
+        "return couplings.normalise(rest, rest)", ("peaked draft in float32",)),
     Bug("repeated iid drafts dropped", "verifiers.couplings:sequential",
         "token = drafts[k]",
         "token = drafts[k]; is_draft = is_draft.at[k].set("
