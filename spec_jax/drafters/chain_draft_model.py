@@ -16,6 +16,7 @@ from spec_jax.caches import dense
 from spec_jax.controllers import fixed
 from spec_jax.core import keys as keys_lib
 from spec_jax.core import protocols
+from spec_jax.core import rows as rows_lib
 from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import tree as tree_lib
 from spec_jax.core import types
@@ -144,7 +145,7 @@ class ChainDraftModel(level_drafter.ModelDrafter):
         is_full=state.num_drafted == self.depth, is_active=count > 0)
     control = self.controller.update(state.control, checked)
     return level_drafter.commit_fed(state.replace(
-        control=_where(checked.is_active, control, state.control)),
+        control=rows_lib.where(checked.is_active, control, state.control)),
         outcome.verdict, slots)
 
   def _start(self, draw, state, ctx, sampling, root):
@@ -197,7 +198,7 @@ class ChainDraftModel(level_drafter.ModelDrafter):
         is_going=loop.is_going & proceeds,
         laws=None if loop.laws is None else put(loop.laws, law),
         fresh=loop.fresh, seen=seen,
-        control=_where(loop.is_going, control, loop.control))
+        control=rows_lib.where(loop.is_going, control, loop.control))
 
   def _token(self, draw, ctx, index, logits, law):
     if draw == "top_k":
@@ -208,10 +209,3 @@ class ChainDraftModel(level_drafter.ModelDrafter):
         keys_lib.at(key, position, role, number), law.shape[-1], law.dtype)
     noise = jax.vmap(at)(ctx.keys, ctx.length + index)
     return sampling_lib.first_to_ring(law[:, 0], noise)
-
-
-def _where(rows: jax.Array, new: Any, old: Any) -> Any:
-  """`new` in the rows `bool[B]`, `old` in the others."""
-  return jax.tree.map(
-      lambda a, b: jnp.where(rows.reshape((-1,) + (1,) * (a.ndim - 1)), a, b),
-      new, old)

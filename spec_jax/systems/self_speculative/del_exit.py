@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from spec_jax.core import registry
+from spec_jax.core import rows as rows_lib
 from spec_jax.drafters import self_draft
 from spec_jax.systems import registration
 from spec_jax.verifiers import recursive
@@ -112,7 +113,7 @@ class DynamicExit:
     learnt = outcome.verdict.count > 0
     new = self._add(state, hits, confidence, counted)
     new = new.replace(rounds=state.rounds + 1)
-    return _where(learnt, new, state)
+    return rows_lib.where(learnt, new, state)
 
   def _add(self, state, hits, confidence, counted):
     kinds = jnp.stack([hits, ~hits], axis=-1) & counted[:, :, None, None]
@@ -136,7 +137,7 @@ class DynamicExit:
         with_logits=False)
     hits, confidence = shadow(model, params, out.taps)
     undecayed = dataclasses.replace(self, decay=1.0)
-    return _where(
+    return rows_lib.where(
         fresh, undecayed._add(state, hits, confidence, is_prompt), state)
 
 
@@ -189,12 +190,6 @@ def best_exit(acceptance: jax.Array, num_layers: int, max_length: int
   best = jnp.argmax(values.reshape(values.shape[:-2] + (-1,)), -1)
   layer, length = jnp.divmod(best, max_length + 1)
   return (layer + 1).astype(jnp.int32), length.astype(jnp.int32)
-
-
-def _where(rows, new, old):
-  pick = lambda a, b: jnp.where(
-      rows.reshape((-1,) + (1,) * (a.ndim - 1)), a, b)
-  return jax.tree.map(pick, new, old)
 
 
 @registration.register("del_exit", papers=(PAPER,), family="self_speculative",

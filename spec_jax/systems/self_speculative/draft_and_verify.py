@@ -20,6 +20,7 @@ import numpy as np
 
 from spec_jax.controllers import threshold as threshold_lib
 from spec_jax.core import registry
+from spec_jax.core import rows as rows_lib
 from spec_jax.core import types
 from spec_jax.drafters import self_draft
 from spec_jax.systems import registration
@@ -87,9 +88,9 @@ class SkippedLayers:
     checked = types.Checked(
         drafted=drafted, accepted=jnp.maximum(count - 1, 0),
         is_full=drafted == plan.most, is_active=count > 0)
-    control = jax.tree.map(
-        lambda new, old: jnp.where(checked.is_active, new, old),
-        self.control.update(state.control, checked), state.control)
+    control = rows_lib.where(
+        checked.is_active, self.control.update(state.control, checked),
+        state.control)
     return state.replace(control=control)
 
 

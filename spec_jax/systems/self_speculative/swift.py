@@ -22,6 +22,7 @@ import numpy as np
 
 from spec_jax.core import keys as keys_lib
 from spec_jax.core import registry
+from spec_jax.core import rows as rows_lib
 from spec_jax.core import types
 from spec_jax.drafters import self_draft
 from spec_jax.systems import registration
@@ -189,8 +190,7 @@ def learn(state: SearchState, tried: jax.Array, score: jax.Array,
       failures=jnp.where(better, 0, state.failures + 1),
       points=state.points.at[rows, slot].set(tried),
       values=state.values.at[rows, slot].set(score))
-  pick = lambda a, b: jnp.where(due.reshape((-1,) + (1,) * (a.ndim - 1)), a, b)
-  return jax.tree.map(pick, new, state)
+  return rows_lib.where(due, new, state)
 
 
 def random_sets(key, num_sets, size, count):
