@@ -41,7 +41,9 @@ from spec_jax.verifiers import matching
 # Held-out prompts that go into the bundle.
 _NUM_PROMPTS = 24
 # How the teacher writes text for its draft: rows at once, temperatures.
-_OWN_BATCH, _OWN_TEMPERATURES = 64, (0.0, 0.8)
+_OWN_BATCH, _OWN_TEMPERATURES = 256, (0.0, 0.8)
+# Rows that are kept of a stage's log, besides the evaluated ones.
+_MOST_ROWS = 500
 
 
 def prepare(folder: pathlib.Path, corpus: data.Corpus, vocab_size: int
@@ -189,8 +191,8 @@ def progress(name, num_steps):
 
 def write(name, table, trained, folder, corpus, tokenizer) -> None:
   """The loss curves and the finished bundle."""
-  logs = {stage: loop.read_log(folder / stage / loop.LOG_NAME)
-          for stage in trained}
+  logs = {stage: loop.thinned(loop.read_log(folder / stage / loop.LOG_NAME),
+                              _MOST_ROWS) for stage in trained}
   report.write_json(folder / "curves.json", logs)
   report.write_bytes(folder / "curves.png", curves.training_curves(
       logs, {stage: table[stage].batch * table[stage].length

@@ -36,9 +36,10 @@ def supports(queries, fresh_keys, prefix) -> bool:
   """Whether the kernel takes these shapes and types."""
   rows = queries.shape[2] * queries.shape[3]
   slots, size = prefix.keys.shape[2:]
-  fits = (slots >= _BLOCK if prefix.table is None
-          else slots % 8 == 0 and _BLOCK % min(slots, _BLOCK) == 0
-          and slots % min(slots, _BLOCK) == 0)
+  # Shared memory holds tiles of 8 slots; copies begin at a multiple of 8.
+  fits = slots % 8 == 0 and (
+      slots >= _BLOCK if prefix.table is None
+      else _BLOCK % min(slots, _BLOCK) == 0 and slots % min(slots, _BLOCK) == 0)
   return (queries.dtype.name in _DTYPES
           and prefix.keys.dtype == fresh_keys.dtype == queries.dtype
           and rows <= _MOST_ROWS and fresh_keys.shape[2] <= _MOST_FRESH

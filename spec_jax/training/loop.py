@@ -129,6 +129,13 @@ def read_log(path: pathlib.Path) -> list[dict[str, float]]:
   return rows
 
 
+def thinned(rows: list[dict[str, float]], most: int) -> list[dict[str, float]]:
+  """About `most` evenly spread rows, and all that were evaluated."""
+  stride = -(-len(rows) // most)
+  return [row for i, row in enumerate(rows) if i % stride == 0
+          or any(key.startswith("eval_") for key in row)]
+
+
 def _manager(folder: pathlib.Path) -> ocp.CheckpointManager:
   options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
   return ocp.CheckpointManager(folder / "checkpoints", options=options)

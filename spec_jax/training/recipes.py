@@ -1,12 +1,14 @@
 """How the shipped models are made: the sizes, the data, the schedules."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
 
 from spec_jax.models import config as config_lib
 from spec_jax.models import contract
+from spec_jax.training import early_exit
 from spec_jax.training import growth
 from spec_jax.training import loop
 from spec_jax.training import losses
@@ -36,6 +38,9 @@ class ModelRecipe:
       different ones, so as not to begin with the same text.
     dtype: of the training's forward and backward passes; weights, optimiser
       and sums stay in float32.
+    weight_decay: None for the optimiser's own.
+    exit_scale: weight of the early-exit losses, see `early_exit`; 0 for none.
+    exit_rotation: each step trains every so many-th exit.
   """
 
   config: config_lib.DecoderConfig
@@ -51,6 +56,9 @@ class ModelRecipe:
   optimizer: str = "muon"
   data_seed: int = 0
   dtype: str = "float32"
+  weight_decay: float | None = None
+  exit_scale: float = 0.0
+  exit_rotation: int = 1
 
 
 def _decoder(d_model, num_layers, num_kv_heads, d_ff):
@@ -65,36 +73,28 @@ def _decoder(d_model, num_layers, num_kv_heads, d_ff):
 # Stages run in the order of the table. The target's weights (60 MB in float32)
 # exceed the last-level cache of common machines, as those of large models do:
 # a forward of one token is bound by memory, and a few more tokens are cheap.
+# The batches suit a GPU; a CPU needs a day or two for them.
+_LARGE = dict(batch=32, length=512, decay=0.8, dtype="bfloat16")
 BUNDLES = {
     "tiny-python": {
-        "shallow": ModelRecipe(_decoder(384, 5, 2, 1024), num_steps=350,
-                               decay=0.0, is_shipped=False),
-        "target_early": ModelRecipe(_decoder(384, 9, 2, 1024), num_steps=340,
-                                    decay=0.65, grown_from="shallow",
-                                    is_shipped=False),
-        "target": ModelRecipe(_decoder(384, 9, 2, 1024), num_steps=1000,
-                              decay=0.65, grown_from="target_early",
-                              dtype="bfloat16"),
-        "draft_base": ModelRecipe(_decoder(192, 2, 1, 512), num_steps=400,
-                                  decay=0.0, is_shipped=False),
-        "draft_early": ModelRecipe(_decoder(192, 2, 1, 512), num_steps=300,
-                                   decay=0.8, grown_from="draft_base",
-                                   teacher="target_early", own_windows=768,
-                                   is_shipped=False),
-        "draft_mid": ModelRecipe(_decoder(192, 2, 1, 512), num_steps=600,
-                                 decay=0.7, grown_from="draft_early",
-                                 teacher="target", own_windows=1024,
-                                 is_shipped=False, dtype="bfloat16"),
-        "draft": ModelRecipe(_decoder(192, 2, 1, 512), num_steps=3000,
-                             batch=8, learning_rate=2e-3, decay=0.8,
-                             grown_from="draft_mid", teacher="target",
-                             own_windows=2048, optimizer="adam", data_seed=5,
-                             dtype="bfloat16"),
+        "target": ModelRecipe(_decoder(384, 9, 2, 1024), num_steps=7600,
+                              weight_decay=0.05, **_LARGE),
+        "draft": ModelRecipe(_decoder(256, 3, 1, 704), num_steps=5200,
+                             learning_rate=4e-3, teacher="target",
+                             own_windows=8192, **_LARGE),
+    },
+    # Deep and thin, every layer of it trained to be read out: for systems that
+    # draft with the target's own layers.
+    "tiny-python-deep": {
+        "target": ModelRecipe(_decoder(192, 16, 1, 512), num_steps=2000,
+                              learning_rate=4e-3, weight_decay=0.05,
+                              exit_scale=0.2, exit_rotation=8, **_LARGE),
     },
     # The same recipe at a size that runs in seconds; for tests.
     "smoke": {
         "shallow": ModelRecipe(_decoder(64, 1, 1, 96), num_steps=8, batch=2,
-                               length=32, decay=0.0, is_shipped=False),
+                               length=32, decay=0.0, is_shipped=False,
+                               optimizer="adam", learning_rate=2e-3),
         "target": ModelRecipe(_decoder(64, 2, 1, 96), num_steps=12, batch=2,
                               length=32, grown_from="shallow",
                               dtype="bfloat16"),
@@ -137,7 +137,10 @@ def corpus_recipe(recipe: ModelRecipe, start=None) -> loop.Recipe:
   model = contract.decoder_model(recipe.config, recipe.dtype)
 
   def loss(params, frozen, tokens, key):
-    del frozen, key
+    del frozen
+    if recipe.exit_scale:
+      return early_exit.loss(model, params, tokens, key, recipe.exit_scale,
+                             recipe.exit_rotation)
     return losses.next_token(model.score(params, tokens).logits, tokens), {}
 
   return loop.Recipe(_init(model, start), loss, _optimizer(recipe))
@@ -173,6 +176,8 @@ def _init(model, start):
 
 def _optimizer(recipe):
   make = optimizers.BY_NAME[recipe.optimizer]
+  if recipe.weight_decay is not None:
+    make = functools.partial(make, weight_decay=recipe.weight_decay)
   return make(recipe.learning_rate, recipe.num_steps,
               warmup=min(50, recipe.num_steps // 4), decay=recipe.decay)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from spec_jax.kernels import backend as backend_lib
 from spec_jax.kernels import tree_attention as lib
 from spec_jax.kernels import tree_attention_gpu as gpu
 from spec_jax.kernels import tree_attention_tpu as tpu
@@ -42,8 +43,10 @@ def check(case, attend_fn, lengths=None, tolerance=None):
 
 
 on_tpu = functools.partial(tpu.attend, interpret=True)
+# On a Hopper GPU (JAX_PLATFORMS=cuda) the kernel itself runs.
 on_gpu = functools.partial(
-    gpu.attend, interpret=interpreters.InterpretGPUParams())
+    gpu.attend, interpret=None if backend_lib.has_hopper()
+    else interpreters.InterpretGPUParams())
 
 ragged = st.builds(
     cases.Case,
@@ -81,9 +84,18 @@ GPU_CASES = [
                softcap=2.0, num_nodes=40, num_past=31, heads=1, seed=1),
     cases.Case(size=144, capacity=128, page=64, dtype="float16", num_splits=3,
                batch=1, heads=1, seed=2),
-    cases.Case(size=32, capacity=150, dtype="float32", num_nodes=7, heads=1,
+    cases.Case(size=32, capacity=152, dtype="float32", num_nodes=7, heads=1,
                window=90, seed=3),
 ]
+
+
+def test_gpu_kernel_leaves_caches_of_odd_size_to_xla():
+  case = cases.Case(size=64, capacity=150, dtype="bfloat16")
+  queries, keys, *_, prefix, _ = lowering.shapes(case)
+  assert not gpu.supports(queries, keys, prefix)
+  text = lowering.lower("cuda", functools.partial(
+      lib.tree_attention, backend="pallas"), *lowering.shapes(case))
+  assert lowering.KERNEL["cuda"] not in text
 
 
 @pytest.mark.parametrize("case", GPU_CASES, ids=str)
