@@ -11,10 +11,18 @@ import numpy as np
 
 from spec_jax.controllers import decision
 from spec_jax.models import bundle as bundle_lib
+from spec_jax.models import token_heads as networks
+from spec_jax.systems.heads import hydra_pp
 from spec_jax.training import acceptance
 from spec_jax.training import bigrams
 from spec_jax.training import data
 from spec_jax.training import loop
+from spec_jax.training import token_heads
+from spec_jax.trees import expansion
+
+# Of a window of the target's own text so much is begun by the corpus.
+BEGUN = 0.25
+_JUDGED = 32  # Windows that heads are judged by.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,8 +33,9 @@ class Run:
     bundle: the models, which stay as they are.
     train: `u16[n]`, text to learn from.
     heldout: `u16[n]`, text to judge by.
-    own_text: `(options, tokens) -> u16[n, length]`, text of the target; options
-      have `own_windows` and `length`.
+    own_text: `(options, tokens, **how) -> u16[n, length]`, text of the target,
+      each window begun by `BEGUN` of corpus; options have `own_windows` and
+      `length`. The keyword `temperatures` may say at which it is written.
     folder: of checkpoints and log.
     seed: of weights, draws and order.
     checkpoint_every: steps.
@@ -36,7 +45,7 @@ class Run:
   bundle: bundle_lib.Bundle
   train: np.ndarray
   heldout: np.ndarray
-  own_text: Callable[[Any, np.ndarray], np.ndarray]
+  own_text: Callable[..., np.ndarray]
   folder: pathlib.Path
   seed: int
   checkpoint_every: int
@@ -62,11 +71,46 @@ def acceptance_head(options: acceptance.AcceptanceRecipe, run: Run
   return options.hyper, params
 
 
+def draft_heads(options: token_heads.TokenHeadRecipe, run: Run
+                ) -> tuple[dict[str, Any], Any]:
+  """Heads on the target's features; goes on from its last checkpoint."""
+  target, frozen = run.bundle.target, run.bundle.params["target"]
+  windows = data.Windows(run.train, options.batch, options.length, run.seed)
+  if options.own_windows:
+    windows = data.Mixed(windows, run.own_text(options, run.train), run.seed)
+  judged = run.own_text(
+      dataclasses.replace(options, own_windows=_JUDGED), run.heldout,
+      temperatures=(0.0,))
+  evaluate = token_heads.evaluator(
+      options, target, frozen, expansion.Shape((1,) * options.levels), judged,
+      int(BEGUN * options.length))
+  with run.progress(options.num_steps) as on_step:
+    params = loop.fit(
+        token_heads.recipe(options, target, frozen), windows,
+        num_steps=options.num_steps, folder=run.folder, frozen=frozen,
+        seed=run.seed, checkpoint_every=run.checkpoint_every, on_step=on_step,
+        evaluate=evaluate)
+  return dict(options.hyper), params
+
+
 def successors(run: Run) -> tuple[dict[str, Any], Any]:
   """Max-Gram's table, counted."""
   return {}, {"successors": bigrams.successors(
       run.train, run.bundle.target.vocab_size)}
 
+
+# Draft heads by system. Four levels: the depth of the published trees.
+HEADS: MappingProxyType[str, token_heads.TokenHeadRecipe] = MappingProxyType({
+    "medusa_1": token_heads.TokenHeadRecipe(
+        networks.MedusaHeads, {"num_heads": 4}),
+    "hydra": token_heads.TokenHeadRecipe(
+        networks.HydraHeads, {"num_heads": 4}, decay=1.0),
+    "hydra_pp": token_heads.TokenHeadRecipe(
+        networks.HydraHeads,
+        {"num_heads": 4, "num_layers": 4, "dropout": 0.2},
+        encoder_layers=hydra_pp.PREFIX_LAYERS, floor=1 / 3, weight_decay=0.1,
+        decay=1.0, is_taught=True),
+})
 
 # By system: how its part is trained. Returns what the bundle keeps,
 # hyper-parameters and parameters.
@@ -79,4 +123,6 @@ TRAINERS: MappingProxyType[str, Callable[[Run], tuple[dict[str, Any], Any]]] = (
                 decision.DecisionNetwork(), is_ahead=True,
                 mismatch_weight=1.0)),
         "cs_drafting": successors,
+        **{name: functools.partial(draft_heads, options)
+           for name, options in HEADS.items()},
     }))

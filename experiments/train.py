@@ -58,12 +58,13 @@ def prepare(folder: pathlib.Path, corpus: data.Corpus, vocab_size: int
   return tokenizers.Tokenizer.from_file(str(path))
 
 
-def own_text(path, recipe, teacher, params, stream, seed) -> np.ndarray:
+def own_text(path, recipe, teacher, params, stream, seed,
+             temperatures=_OWN_TEMPERATURES) -> np.ndarray:
   """Windows `u16[n, length]` begun by the corpus, continued by the teacher."""
   if path.exists():
     return np.load(path)
   batch = min(_OWN_BATCH, recipe.own_windows // 2)
-  start = recipe.length // 4
+  start = int(parts.BEGUN * recipe.length)
   prompts = data.Windows(stream, batch, start, seed + 1)
   system = registration.compose(
       "autoregressive", registration.Parts(teacher, {}), none.NoDraft(),
@@ -75,7 +76,7 @@ def own_text(path, recipe, teacher, params, stream, seed) -> np.ndarray:
     result = api.generate(
         system, types.Params(params), begun.tolist(), seed=seed + step,
         max_new_tokens=recipe.length - start,
-        temperature=_OWN_TEMPERATURES[step % len(_OWN_TEMPERATURES)])
+        temperature=temperatures[step % len(temperatures)])
     rows.append(np.concatenate(
         [begun, np.asarray(result.tokens)], axis=1).astype(np.uint16))
   own = np.concatenate(rows)[:recipe.own_windows]
@@ -164,10 +165,11 @@ def train_part(values) -> int:
   name = values.system
   texts = [text for _, text in corpus.heldout]
 
-  def own(options, stream):
-    path = folder / f"{name}_own_{options.own_windows}.npy"
+  def own(options, stream, temperatures=_OWN_TEMPERATURES):
+    mark = "_".join(f"{t:g}" for t in temperatures)
+    path = folder / f"{name}_own_{options.own_windows}_at_{mark}.npy"
     return own_text(path, options, bundle.target, bundle.params["target"],
-                    stream, values.seed)
+                    stream, values.seed, temperatures)
 
   hyper, params = parts.TRAINERS[name](parts.Run(
       bundle=bundle, train=data.pack(tokenizer, corpus.train),

@@ -15,6 +15,7 @@ from spec_jax.controllers import learned
 from spec_jax.executors import decoding
 from spec_jax.models import config as config_lib
 from spec_jax.models import contract
+from spec_jax.models import token_heads
 from spec_jax.stores import datastore as datastore_lib
 from spec_jax.stores import dense_index
 from spec_jax.stores import dense_store as dense_store_lib
@@ -59,7 +60,13 @@ def bundle(end_of_text=None, draft_noise=0.25) -> ToyBundle:
 
 # Trained parts of systems, here with random parameters.
 HEADS = {"specdec_pp": {"num_blocks": 1}, "mcsd_improved": {"widths": (8,)},
-         "cs_drafting": {}}
+         "cs_drafting": {}, "medusa_1": {"num_heads": 4},
+         "hydra": {"num_heads": 4},
+         "hydra_pp": {"num_heads": 4, "num_layers": 2, "dropout": 0.2}}
+# Which of them are heads on the target's features, and what encodes these.
+TOKEN_HEADS = {"medusa_1": (token_heads.MedusaHeads, 0),
+               "hydra": (token_heads.HydraHeads, 0),
+               "hydra_pp": (token_heads.HydraHeads, 1)}
 
 
 def head_params(vocab_size=VOCAB):
@@ -70,7 +77,29 @@ def head_params(vocab_size=VOCAB):
   params = {name: network.init(jax.random.key(3), features)["params"]
             for name, network in networks.items()}
   successors = jnp.roll(jnp.arange(vocab_size, dtype=jnp.int32), 3)
+  params |= {name: token_head_params(name, vocab_size) for name in TOKEN_HEADS}
   return {**params, "cs_drafting": {"successors": successors}}
+
+
+@functools.cache
+def token_head_params(name, vocab_size=VOCAB):
+  """Random parameters, those that training starts at zero too."""
+  kind, num_layers = TOKEN_HEADS[name]
+  model = contract.decoder_model(config(vocab_size=vocab_size))
+  network = kind(vocab_size, model.config.d_model, **HEADS[name])
+  ends = contract.Ends(model, model.init(jax.random.key(4)))
+  shape = (1, network.num_levels or 3)
+  params = {"heads": jax.jit(lambda key: network.init(
+      key, jnp.zeros((1, model.config.d_model)),
+      jnp.zeros(shape, jnp.int32), ends)["params"])(jax.random.key(5))}
+  if num_layers:
+    encoder = token_heads.encoder_of(model, num_layers)
+    params["encoder"] = jax.jit(encoder.init)(jax.random.key(6))
+  leaves, structure = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(7), len(leaves))
+  return jax.tree.unflatten(structure, [
+      leaf + 0.3 * jax.random.normal(key, leaf.shape)
+      for leaf, key in zip(leaves, keys)])
 
 
 def sharpen(params, factor=30.0):

@@ -84,6 +84,18 @@ class LinenModel:
     """Logits `f32[..., V]` of a residual stream `f[..., E]` at any depth."""
     return self.module.apply({"params": params}, x, method="read_out")
 
+  def embed(self, params, tokens: jax.Array) -> jax.Array:
+    """`i32[...]` -> `f[..., E]`, as the first layer reads them."""
+    return self.module.apply({"params": params}, tokens, method="embed")
+
+  def unembed(self, params, x: jax.Array) -> jax.Array:
+    """Logits `f32[..., V]` of features `f[..., E]` after the final norm."""
+    return self.module.apply({"params": params}, x, method="unembed")
+
+  def output_table(self, params) -> jax.Array:
+    """`f[V, E]`, the output head."""
+    return params["embedding" if self.config.tie_embeddings else "head"]
+
   def empty_scratch(self, batch: int, num_tokens: int) -> types.FreshKV:
     """Zeroed room for the keys and values of in-flight tokens."""
     c = self.config
@@ -91,6 +103,29 @@ class LinenModel:
     zeros = tuple(jnp.zeros(shape, self.dtype) for _ in range(c.num_layers))
     positions = jnp.zeros((batch, num_tokens), jnp.int32)
     return types.FreshKV(zeros, zeros, positions)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ends:
+  """A model's two ends with its parameters: tokens in, logits out.
+
+  What draft heads share with their target.
+
+  Attributes:
+    model: a `LinenModel`.
+    params: its parameters.
+  """
+
+  model: LinenModel
+  params: Any
+
+  def embed(self, tokens: jax.Array) -> jax.Array:
+    """`i32[...]` -> `f32[..., E]`."""
+    return self.model.embed(self.params, tokens).astype(jnp.float32)
+
+  def unembed(self, x: jax.Array) -> jax.Array:
+    """`f[..., E]` after the final norm -> logits `f32[..., V]`."""
+    return self.model.unembed(self.params, x.astype(self.model.dtype))
 
 
 def decoder_model(config: config_lib.DecoderConfig,

@@ -13,10 +13,12 @@ def absorb(model, params: Any, cache: Any, tokens: jax.Array,
 
 
 def read(model, params: Any, cache: Any, tokens: jax.Array, count: jax.Array,
-         taps: tuple[Any, ...] = ()) -> tuple[Any, dict[Any, jax.Array]]:
+         taps: tuple[Any, ...] = (), embeds: jax.Array | None = None
+         ) -> tuple[Any, dict[Any, jax.Array]]:
   """As `absorb`, and gives the features `[B, T, E]` of the tokens, by tap.
 
-  Those at or beyond a row's `count` are of padding and mean nothing.
+  Those at or beyond a row's `count` are of padding and mean nothing. `embeds`
+  `[B, T, E]` are taken instead of the tokens' embeddings.
   """
   batch, num_tokens = tokens.shape
   slots = jnp.arange(num_tokens)
@@ -25,6 +27,6 @@ def read(model, params: Any, cache: Any, tokens: jax.Array, count: jax.Array,
   causal = slots[:, None] >= slots[None, :]
   mask = causal[None] & is_text[:, None, :]
   out = model.forward(params, tokens, positions, mask, cache,
-                      taps=taps, with_logits=False)
+                      taps=taps, embeds=embeds, with_logits=False)
   path = jnp.broadcast_to(slots[None], (batch, num_tokens))
   return cache.commit(out.fresh, path, count), out.taps

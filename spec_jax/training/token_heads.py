@@ -1,0 +1,261 @@
+"""Trains draft heads on the features of a frozen target.
+
+Features are computed as the text comes by: nothing is stored. At every place of
+a text all levels are trained at once, each given the text's own tokens up to
+it, as they are given on the accepted path of a tree. Labels are the text's next
+tokens (Medusa-1, Hydra, the MLP speculator, ReDrafter) or the target's laws
+(Hydra++). Level i counts `decay ** i` (Cai et al. 2024, Sec. 2.2.1).
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from spec_jax.core import tree as tree_lib
+from spec_jax.core import types
+from spec_jax.models import contract
+from spec_jax.models import token_heads
+from spec_jax.training import loop
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenHeadRecipe:
+  """How heads are trained.
+
+  Attributes:
+    network: what kind of heads.
+    hyper: of the network; what a bundle keeps.
+    levels: trained at once.
+    encoder_layers: of the encoder between target and heads; 0 = none.
+    num_steps: optimiser steps.
+    batch: windows per step.
+    length: tokens per window.
+    own_windows: windows that the target writes; if there are any, half of each
+      batch is of them (self-distillation).
+    learning_rate: peak; falls to `floor` of it along a cosine.
+    floor: see there.
+    warmup: share of the steps in which the rate rises from 0.
+    weight_decay: of AdamW.
+    decay: weight of a level beside the one before.
+    is_taught: whether the target's laws are the labels.
+  """
+
+  network: type[token_heads.TokenHeads]
+  hyper: Mapping[str, Any]
+  levels: int = 4
+  encoder_layers: int = 0
+  num_steps: int = 300
+  batch: int = 32
+  length: int = 128
+  own_windows: int = 0
+  learning_rate: float = 1e-3
+  floor: float = 0.0
+  warmup: float = 0.05
+  weight_decay: float = 0.0
+  decay: float = 0.8
+  is_taught: bool = False
+
+  def __post_init__(self):
+    if self.length < self.levels + 2:
+      raise ValueError(
+          f"length={self.length}, expected at least levels={self.levels} and"
+          " two more tokens.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Heads:
+  """Heads and what they hang on.
+
+  Attributes:
+    target: the model.
+    network: the heads.
+    encoder: between the two, or None.
+  """
+
+  target: contract.LinenModel
+  network: token_heads.TokenHeads
+  encoder: contract.LinenModel | None
+
+  def features(self, params: Any, frozen: Any, tokens: jax.Array,
+               with_logits: bool = False
+               ) -> tuple[jax.Array, jax.Array | None]:
+    """What grounds the heads after each of `i32[B, T]`, `f32[B, T, E]`."""
+    tap = self.network.tap
+    out = self.target.score(
+        frozen, tokens, taps=(tap,), with_logits=with_logits)
+    found = out.taps[tap].astype(jnp.float32)
+    if self.encoder is not None:
+      found = self.encoder.score(
+          params["encoder"], jnp.zeros_like(tokens), embeds=found,
+          taps=("final",), with_logits=False).taps["final"]
+    return found, out.logits
+
+
+def assemble(options: TokenHeadRecipe, target: contract.LinenModel) -> Heads:
+  """The networks of a recipe."""
+  network = options.network(
+      target.vocab_size, target.config.d_model, **options.hyper)
+  encoder = None
+  if options.encoder_layers:
+    encoder = token_heads.encoder_of(target, options.encoder_layers)
+  return Heads(target, network, encoder)
+
+
+def recipe(options: TokenHeadRecipe, target: contract.LinenModel, frozen: Any
+           ) -> loop.Recipe:
+  """For `loop.fit`; `frozen` are the target's parameters."""
+  heads = assemble(options, target)
+
+  def init(key):
+    heads_key, encoder_key = jax.random.split(key)
+    params = heads.network.init(
+        heads_key, jnp.zeros((1, target.config.d_model)),
+        jnp.zeros((1, options.levels), jnp.int32),
+        contract.Ends(target, frozen))["params"]
+    params = {"heads": token_heads.with_output_table(
+        params, target.output_table(frozen))}
+    if heads.encoder is not None:
+      params["encoder"] = heads.encoder.init(encoder_key)
+    return params
+
+  def loss(params, frozen, tokens, key):
+    return loss_of(options, heads, params, frozen, tokens, key)
+
+  schedule = optax.warmup_cosine_decay_schedule(
+      0.0, options.learning_rate,
+      max(1, round(options.warmup * options.num_steps)), options.num_steps,
+      options.floor * options.learning_rate)
+  return loop.Recipe(init, loss, optax.chain(
+      optax.clip_by_global_norm(1.0),
+      optax.adamw(schedule, weight_decay=options.weight_decay)))
+
+
+def loss_of(options: TokenHeadRecipe, heads: Heads, params: Any, frozen: Any,
+            tokens: jax.Array, key: jax.Array
+            ) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Cross-entropy in nats, levels weighted, and how often each is right.
+
+  Args:
+    options: gives levels, weights and labels.
+    heads: from `assemble`.
+    params: of them.
+    frozen: of the target.
+    tokens: `i32[B, T]`.
+    key: of dropout.
+  """
+  features, logits = heads.features(params, frozen, tokens, options.is_taught)
+  path = following(tokens, options.levels + 1)
+  found = heads.network.apply(
+      {"params": params["heads"]}, features[:, :path.shape[1]], path[..., :-1],
+      contract.Ends(heads.target, frozen), rngs={"dropout": key})
+  labels = path[..., 1:]
+  if options.is_taught:
+    # The law of the text's token t + 2 + i is the one after token t + 1 + i.
+    law = jax.nn.softmax(following(logits, options.levels))[:, :path.shape[1]]
+    entropy = optax.softmax_cross_entropy(found, law)
+  else:
+    entropy = optax.softmax_cross_entropy_with_integer_labels(found, labels)
+  weights = options.decay ** jnp.arange(options.levels)
+  right = (jnp.argmax(found, -1) == labels).mean((0, 1))
+  return (entropy.mean((0, 1)) * weights).sum(), {
+      f"right_{i + 1}": right[i] for i in range(options.levels)}
+
+
+def following(array: jax.Array, count: int) -> jax.Array:
+  """`[B, T, ...] -> [B, T - count, count, ...]`: what comes after each place.
+
+  Places with fewer than `count` behind them are left out.
+  """
+  num = array.shape[1] - count
+  return jnp.stack([array[:, i + 1:i + 1 + num] for i in range(count)], axis=2)
+
+
+def accepted(tree: types.DraftTree, text: jax.Array) -> jax.Array:
+  """`i32[B]`, how deep a tree follows what the target writes.
+
+  Args:
+    tree: B trees.
+    text: `i32[B, D]`, the tokens after the root, D the depth of the tree.
+  """
+  depth = tree_lib.depths(tree.parents)
+  wanted = jnp.take_along_axis(text, jnp.maximum(depth - 1, 0), axis=1)
+  misses = (depth > 0) & (tree.tokens != wanted)
+  path = tree_lib.ancestor_mask(tree.parents, tree.valid)
+  is_right = tree.valid & ~(path & misses[:, None, :]).any(-1)
+  return jnp.where(is_right, depth, 0).max(-1)
+
+
+def evaluator(options: TokenHeadRecipe, target: contract.LinenModel,
+              frozen: Any, plan: Any, windows: np.ndarray, start: int
+              ) -> Callable[[Any], dict[str, float]]:
+  """`params -> metrics`: what decoding at temperature 0 would measure.
+
+  Args:
+    options: gives the networks.
+    target: the model.
+    frozen: its parameters.
+    plan: a `trees.expansion.Plan`.
+    windows: `u16[n, T]`, that the target wrote itself at temperature 0 from
+      token `start` on.
+    start: at least 2: the heads need a feature before the pending token.
+
+  Returns:
+    A function. Of its metrics "accept_d" is the share of all places where at
+    least d drafts would be accepted, "block_efficiency" the mean of tokens per
+    round if rounds follow each other from `start` on.
+  """
+  heads = assemble(options, target)
+  tokens = jnp.asarray(windows.astype(np.int32))
+  depth = plan.depth
+
+  @jax.jit
+  def depths(params, frozen, tokens):
+    return jax.lax.map(lambda window: simulated(
+        heads, params, frozen, plan, window), tokens)
+
+  def evaluate(params):
+    found = np.asarray(depths(params, frozen, tokens))[:, start - 2:]
+    metrics = {f"accept_{d}": float((found >= d).mean())
+               for d in range(1, depth + 1)}
+    return metrics | {"block_efficiency": block_efficiency(found)}
+
+  return evaluate
+
+
+def simulated(heads: Heads, params: Any, frozen: Any, plan: Any,
+              window: jax.Array) -> jax.Array:
+  """Drafts accepted at every place of a text that the target wrote.
+
+  Args:
+    heads: from `assemble`.
+    params: of them.
+    frozen: of the target.
+    plan: a `trees.expansion.Plan` of D levels.
+    window: `i32[T]`.
+
+  Returns:
+    `i32[T - D - 1]`: at place t the drafts if token t + 1 is the pending one.
+  """
+  features, _ = heads.features(params, frozen, window[None])
+  path = following(window[None], plan.depth + 1)[0]
+  tree = plan.grow(path[:, 0], token_heads.Expander(
+      heads.network, params["heads"], features[0, :path.shape[0]],
+      contract.Ends(heads.target, frozen)))
+  return accepted(tree, path[:, 1:])
+
+
+def block_efficiency(found: np.ndarray) -> float:
+  """Tokens per round, given what each place `i32[n, T]` would accept."""
+  num_rounds = num_tokens = 0
+  for row in found:
+    place = 0
+    while place < len(row):
+      num_rounds, num_tokens = num_rounds + 1, num_tokens + int(row[place]) + 1
+      place += int(row[place]) + 1
+  return num_tokens / num_rounds
