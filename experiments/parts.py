@@ -39,6 +39,7 @@ class Run:
     folder: of checkpoints and log.
     seed: of weights, draws and order.
     checkpoint_every: steps.
+    num_steps: in place of a recipe's own, or None.
     progress: `num_steps ->` context of a function for `loop.fit`.
   """
 
@@ -49,13 +50,20 @@ class Run:
   folder: pathlib.Path
   seed: int
   checkpoint_every: int
+  num_steps: int | None
   progress: Callable[[int], Any]
+
+  def adapt(self, options: Any) -> Any:
+    """A recipe with as many steps as were asked for."""
+    if self.num_steps is None:
+      return options
+    return dataclasses.replace(options, num_steps=self.num_steps)
 
 
 def acceptance_head(options: acceptance.AcceptanceRecipe, run: Run
                     ) -> tuple[dict[str, Any], Any]:
   """A head that predicts acceptance; goes on from its last checkpoint."""
-  bundle = run.bundle
+  bundle, options = run.bundle, run.adapt(options)
   target, draft = bundle.target, bundle.models["draft"]
   frozen = {name: bundle.params[name] for name in ("target", "draft")}
   windows = data.Rows(run.own_text(options, run.train), options.batch,
@@ -75,6 +83,7 @@ def draft_heads(options: token_heads.TokenHeadRecipe, run: Run
                 ) -> tuple[dict[str, Any], Any]:
   """Heads on the target's features; goes on from its last checkpoint."""
   target, frozen = run.bundle.target, run.bundle.params["target"]
+  options = run.adapt(options)
   windows = data.Windows(run.train, options.batch, options.length, run.seed)
   if options.own_windows:
     windows = data.Mixed(windows, run.own_text(options, run.train), run.seed)

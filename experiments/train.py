@@ -122,6 +122,9 @@ def define(values: flags.FlagValues) -> None:
                       " name or folder.", flag_values=values)
   flags.DEFINE_bool("install", False, "With --system: put the trained part into"
                     " the bundle itself.", flag_values=values)
+  flags.DEFINE_integer("steps", None, "With --system: optimiser steps; default:"
+                       " the recipe's, about ten minutes on two cores.",
+                       lower_bound=1, flag_values=values)
   flags.DEFINE_string("out", "out/train", "Folder for checkpoints, logs and the"
                       " finished bundle.", flag_values=values)
   flags.DEFINE_string("corpus", None, "Folder of *.py files; default: this"
@@ -175,7 +178,7 @@ def train_part(values) -> int:
       bundle=bundle, train=data.pack(tokenizer, corpus.train),
       heldout=data.pack(tokenizer, texts), own_text=own, folder=folder / name,
       seed=values.seed, checkpoint_every=values.checkpoint_every,
-      progress=functools.partial(progress, name)))
+      num_steps=values.steps, progress=functools.partial(progress, name)))
   for place in [folder] + [home] * values.install:
     print(bundle_lib.save_head(place, name, hyper, params))
   return 0

@@ -1,0 +1,200 @@
+"""Heads on target features: what they see, and when."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spec_jax.core import types
+from spec_jax.drafters import token_head_drafter
+from spec_jax.models import contract
+from spec_jax.models import token_heads
+from spec_jax.trees import expansion
+from tests import rounds
+from tests import toy
+from tests.trees import expansion_test
+
+PLAN = expansion.Shape((2, 1, 2))
+NAMES = sorted(toy.TOKEN_HEADS)
+
+
+def drafter_of(name, plan=PLAN):
+  kind, num_layers = toy.TOKEN_HEADS[name]
+  model = toy.bundle().target
+  network = kind(toy.VOCAB, model.config.d_model, **toy.HEADS[name])
+  return token_head_drafter.TokenHeadDrafter(
+      model, network, plan,
+      token_heads.encoder_of(model, num_layers) if num_layers else None)
+
+
+def play(name, lengths=(1, 2, 7), budget=16, plan=PLAN):
+  bundle = toy.bundle()
+  system = rounds.compose(drafter_of(name, plan), bundle.target)
+  params = types.Params(bundle.params["target"], bundle.params[name])
+  return list(rounds.play(system, params, toy.prompts(lengths), budget))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _read(name, tokens):
+  bundle, drafter = toy.bundle(), drafter_of(name)
+  out = bundle.target.score(bundle.params["target"], tokens, taps=("final",))
+  if drafter.encoder is not None:
+    out = drafter.encoder.score(
+        bundle.params[name]["encoder"], tokens, embeds=out.taps["final"],
+        taps=("final",))
+  return out.taps["final"], out.fresh
+
+
+def read(name, text):
+  """What grounds the heads after each token, `[T, E]`, in one forward.
+
+  Also the keys and values of the last model that was read.
+  """
+  tokens = np.zeros((1, rounds.CAPACITY), np.int32)
+  tokens[0, :len(text)] = text
+  features, fresh = jax.device_get(_read(name, tokens))
+  return features[0, :len(text)], fresh
+
+
+def features(name, text):
+  return read(name, text)[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_heads_are_grounded_on_the_token_before_the_pending_one(name):
+  """Also after any rejection; the first round of a lone token drafts none."""
+  played = play(name)
+  assert any(len(step.emitted(row)) > 1 for step in played for row in range(3))
+  for step in played:
+    for row in range(3):
+      text = step.text(row)
+      assert step.before.drafter.exists[row] == (len(text) > 1)
+      if len(text) == 1:
+        assert step.tree.valid[row].tolist() == [True] + [False] * (
+            step.tree.num_nodes - 1)
+        continue
+      np.testing.assert_allclose(
+          step.before.drafter.feature[row], features(name, text)[-2],
+          atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_encoder_cache_equals_recompute(name):
+  drafter = drafter_of(name)
+  if drafter.encoder is None:
+    assert play(name, budget=3)[-1].after.drafter.cache == ()
+    return
+  last = play(name)[-1].after
+  cache = last.drafter.cache
+  np.testing.assert_array_equal(cache.length, last.length - 1)
+  for row in range(3):
+    _, fresh = read(name, last.tokens[row, :last.length[row]])
+    size = int(cache.length[row])
+    for ours, theirs in zip(cache.k + cache.v, fresh.k + fresh.v):
+      np.testing.assert_allclose(
+          ours[row, :, :size], theirs[0, :, :size], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_level_by_level_equals_every_path_alone(name):
+  bundle, drafter = toy.bundle(), drafter_of(name)
+  step = play(name, budget=4)[-1]
+  feature = features(name, step.text(2))[-2]
+  ends = contract.Ends(bundle.target, bundle.params["target"])
+  root, wanted = step.text(2)[-1], []
+  level = [()]
+  for depth, counts in enumerate(PLAN.counts):
+    longer = []
+    for path, count in zip(level, counts):
+      tokens = jnp.asarray((root,) + path, jnp.int32)
+      logits = drafter.network.apply(
+          {"params": bundle.params[name]["heads"]}, feature, tokens, ends)
+      longer += [path + (int(t),)
+                 for t in np.argsort(-np.asarray(logits[depth]))[:count]]
+    level = longer
+    wanted += level
+  assert expansion_test.paths(step.tree, 2) == wanted
+
+
+def test_more_levels_than_heads_are_refused():
+  with pytest.raises(ValueError, match="5 levels, MedusaHeads has heads for 4"):
+    drafter_of("medusa_1", expansion.Shape((1,) * 5))
+  with pytest.raises(ValueError, match="up to 13 children"):
+    drafter_of("hydra", expansion.Shape((13,)))
+
+
+def start_of(name, **changes):
+  """A network as training starts it, its parameters, the target's ends."""
+  kind, _ = toy.TOKEN_HEADS[name]
+  bundle = toy.bundle()
+  width = bundle.target.config.d_model
+  network = kind(toy.VOCAB, width, **toy.HEADS[name] | changes)
+  ends = contract.Ends(bundle.target, bundle.params["target"])
+  params = network.init(
+      jax.random.key(0), jnp.zeros((1, width)),
+      jnp.zeros((1, 4), jnp.int32), ends)["params"]
+  return network, token_heads.with_output_table(
+      params, bundle.target.output_table(ends.params)), ends
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"num_layers": 3}, {"is_shared": True}])
+def test_medusa_starts_as_the_target_itself(changes):
+  network, params, ends = start_of("medusa_1", **changes)
+  feature = jax.random.normal(jax.random.key(1), (3, network.width))
+  logits = network.apply(
+      {"params": params}, feature, jnp.zeros((3, 4), jnp.int32), ends)
+  for level in range(4):
+    np.testing.assert_allclose(
+        logits[:, level], ends.unembed(feature), atol=1e-5)
+
+
+def test_medusa_tree_is_cartesian():
+  tree = play("medusa_1", plan=expansion.Shape((3, 3)))[1].tree
+  for row in range(3):
+    found = expansion_test.paths(tree, row)
+    below = [[p[1] for p in found if len(p) == 2 and p[0] == first[0]]
+             for first in found[:3]]
+    assert below[0] == below[1] == below[2] and len(set(below[0])) == 3
+
+
+@pytest.mark.parametrize("name", ["hydra", "hydra_pp"])
+def test_hydra_without_its_embeddings_is_a_medusa(name):
+  """Zeroed columns of R and A make all siblings' subtrees the same."""
+  bundle, drafter = toy.bundle(), drafter_of(name, expansion.Shape((3, 3)))
+  width = drafter.network.width
+  own = bundle.params[name]
+  deaf = {key: {**part, "kernel": part["kernel"].at[width:].set(0)}
+          if part["kernel"].shape[0] > width else part
+          for key, part in own["heads"].items()}
+  ends = contract.Ends(bundle.target, bundle.params["target"])
+  below = {}
+  for kind, params in (("deaf", deaf), ("whole", own["heads"])):
+    tree = drafter.plan.grow(
+        jnp.asarray([3], jnp.int32), token_heads.Expander(
+            drafter.network, params, jnp.ones((1, width)), ends))
+    below[kind] = np.asarray(tree.tokens)[0, 4:].reshape(3, 3).tolist()
+  assert below["deaf"][0] == below["deaf"][1] == below["deaf"][2]
+  assert below["whole"][0] != below["whole"][1]
+
+
+def test_wider_trees_accept_at_least_as_much():
+  """Tree of a chain's nodes and more: never shorter, sometimes longer."""
+  chain, wide = (
+      play("hydra", (5,), 12, expansion.Shape(shape))
+      for shape in ((1, 1), (4, (2, 1, 1, 1))))
+  ends = {step.before.length[0]: step.after.length[0] for step in wide}
+  shared = [step for step in chain if step.before.length[0] in ends]
+  assert len(wide) < len(chain)
+  for step in shared:
+    assert ends[step.before.length[0]] >= step.after.length[0]
+
+
+def test_a_rebuilt_drafter_is_equal():
+  drafter = drafter_of("hydra_pp")
+  assert drafter == drafter_of("hydra_pp") and hash(drafter) == hash(
+      drafter_of("hydra_pp"))
+  assert drafter != dataclasses.replace(drafter, plan=expansion.Shape((1,)))
