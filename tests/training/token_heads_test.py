@@ -15,7 +15,6 @@ from spec_jax.training import data
 from spec_jax.training import loop
 from spec_jax.training import token_heads
 from spec_jax.trees import expansion
-from tests import rounds
 from tests import toy
 from tests.drafters import token_head_drafter_test as drafters
 
@@ -124,11 +123,12 @@ def test_loss_is_the_weighted_cross_entropy_of_each_level():
     found, metrics = loss_fn(options)(params, tokens, jax.random.key(0))
     features, logits = heads.features(params, frozen(), tokens, True)
     ends, terms = contract.Ends(target, frozen()), []
-    ask = jax.jit(lambda feature, path, heads=heads, params=params: (
-        heads.network.apply({"params": params["heads"]}, feature, path, ends)))
+    own = {"params": params["heads"]}
+    ask = jax.jit(functools.partial(heads.network.apply, ends=ends))
     for row in range(2):
       for place in range(9 - 4):
-        state = ask(features[row, place], tokens[row, place + 1:place + 4])
+        state = ask(own, features[row, place],
+                    tokens[row, place + 1:place + 4])
         for level in range(3):
           log_q = jax.nn.log_softmax(state[level])
           law = jax.nn.one_hot(tokens[row, place + 2 + level], toy.VOCAB)
