@@ -11,6 +11,7 @@ import numpy as np
 
 from spec_jax.controllers import decision
 from spec_jax.models import bundle as bundle_lib
+from spec_jax.models import recurrent_heads
 from spec_jax.models import token_heads as networks
 from spec_jax.systems.heads import hydra_pp
 from spec_jax.training import acceptance
@@ -119,6 +120,13 @@ HEADS: MappingProxyType[str, token_heads.TokenHeadRecipe] = MappingProxyType({
         {"num_heads": 4, "num_layers": 4, "dropout": 0.2},
         encoder_layers=hydra_pp.PREFIX_LAYERS, floor=1 / 3, weight_decay=0.1,
         decay=1.0, is_taught=True),
+    "recurrent_drafter": token_heads.TokenHeadRecipe(
+        recurrent_heads.RecurrentHead, {}, levels=5, warmup=0.1, decay=1.0),
+    "token_embedding_speculator": token_heads.TokenHeadRecipe(
+        recurrent_heads.MlpSpeculator,
+        {"num_stages": 4, "is_tied": True, "scales_input": True}, decay=1.0),
+    "bpd": token_heads.TokenHeadRecipe(
+        networks.BlockwiseHeads, {"num_heads": 4, "hidden": 384}, decay=1.0),
 })
 
 # By system: how its part is trained. Returns what the bundle keeps,

@@ -15,6 +15,7 @@ from spec_jax.controllers import learned
 from spec_jax.executors import decoding
 from spec_jax.models import config as config_lib
 from spec_jax.models import contract
+from spec_jax.models import recurrent_heads
 from spec_jax.models import token_heads
 from spec_jax.stores import datastore as datastore_lib
 from spec_jax.stores import dense_index
@@ -62,11 +63,17 @@ def bundle(end_of_text=None, draft_noise=0.25) -> ToyBundle:
 HEADS = {"specdec_pp": {"num_blocks": 1}, "mcsd_improved": {"widths": (8,)},
          "cs_drafting": {}, "medusa_1": {"num_heads": 4},
          "hydra": {"num_heads": 4},
-         "hydra_pp": {"num_heads": 4, "num_layers": 2, "dropout": 0.2}}
+         "hydra_pp": {"num_heads": 4, "num_layers": 2, "dropout": 0.2},
+         "recurrent_drafter": {"num_layers": 1}, "bpd": {"hidden": 8},
+         "token_embedding_speculator": {"inner": 8, "scales_input": True}}
 # Which of them are heads on the target's features, and what encodes these.
 TOKEN_HEADS = {"medusa_1": (token_heads.MedusaHeads, 0),
                "hydra": (token_heads.HydraHeads, 0),
-               "hydra_pp": (token_heads.HydraHeads, 1)}
+               "hydra_pp": (token_heads.HydraHeads, 1),
+               "recurrent_drafter": (recurrent_heads.RecurrentHead, 0),
+               "token_embedding_speculator": (
+                   recurrent_heads.MlpSpeculator, 0),
+               "bpd": (token_heads.BlockwiseHeads, 0)}
 
 
 def head_params(vocab_size=VOCAB):

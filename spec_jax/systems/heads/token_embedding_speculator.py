@@ -1,0 +1,42 @@
+"""The MLP speculator: stages that mix a state with the last drafted token.
+
+Wertheimer et al. 2024, Sec. 3 (the speculator) and the published code, from
+which all constants are. Of the grid of each stage's top tokens, 5 by 4 by 3,
+the 5 paths of the largest summed log-probability are verified, their beginnings
+shared. Train it with `python -m experiments.train
+--system=token_embedding_speculator`. Departures: of the two training stages
+only the mixture is kept: with `own_windows` half of each batch is the target's
+own text from the first step on; verified by matching the target's own draw,
+exact at every temperature.
+"""
+
+import math
+
+from spec_jax.core import registry
+from spec_jax.drafters import token_head_drafter
+from spec_jax.models import recurrent_heads
+from spec_jax.systems import registration
+from spec_jax.trees import expansion
+from spec_jax.verifiers import matching
+
+PAPER = registry.Paper(
+    title="Accelerating Production LLMs with Combined Token/Embedding"
+    " Speculators", authors="Wertheimer et al.", year=2024, arxiv="2404.19124")
+
+
+@registration.register(
+    "token_embedding_speculator", papers=(PAPER,), family="heads",
+    drafter="token_embedding_speculator")
+def token_embedding_speculator(
+    parts: registration.Parts, *, branching: tuple[int, ...] = (5, 4, 3),
+    candidates: int = 5):
+  """A multi-stage MLP on the target's last feature, the n best paths."""
+  target = parts.target
+  network = recurrent_heads.MlpSpeculator(
+      target.vocab_size, target.config.d_model,
+      **parts.head("token_embedding_speculator"))
+  widths = [math.prod(branching[:i + 1]) for i in range(len(branching))]
+  plan = expansion.Beams((*widths[:-1], candidates), tuple(branching))
+  return registration.compose(
+      "token_embedding_speculator", parts, token_head_drafter.TokenHeadDrafter(
+          target, network, plan), matching.SampleAndMatch())
