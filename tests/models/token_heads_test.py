@@ -1,0 +1,167 @@
+"""Draft heads as networks: against their published formulas."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spec_jax.models import contract
+from spec_jax.models import recurrent_heads
+from spec_jax.models import token_heads
+from tests import toy
+
+PATH = jnp.asarray([[3, 1, 4, 1], [2, 7, 1, 8]], jnp.int32)
+
+
+def ends():
+  return contract.Ends(toy.bundle().target, toy.bundle().params["target"])
+
+
+def random_of(network, key=0):
+  """Parameters none of which is zero."""
+  params = network.init(
+      jax.random.key(key), jnp.zeros((1, network.width)), PATH[:1, :3],
+      ends())["params"]
+  leaves, structure = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(key + 1), len(leaves))
+  return jax.tree.unflatten(structure, [
+      leaf + 0.3 * jax.random.normal(key, leaf.shape)
+      for leaf, key in zip(leaves, keys)])
+
+
+def ask(network, params, feature, tokens=PATH[:, :3]):
+  return np.asarray(network.apply({"params": params}, feature, tokens, ends()))
+
+
+FEATURE = jax.random.normal(jax.random.key(9), (2, 16))
+silu = lambda x: x / (1 + np.exp(-x))
+linear = lambda p, x: x @ np.asarray(p["kernel"]) + np.asarray(
+    p.get("bias", 0.0))
+
+
+def embedded(tokens):
+  return np.asarray(ends().embed(tokens))
+
+
+def test_hydra_is_its_formula():
+  network = token_heads.HydraHeads(12, 16, num_heads=3, num_layers=2)
+  params = random_of(network)
+  found = ask(network, params, FEATURE)
+  for head in range(3):
+    read = [np.asarray(FEATURE)] + [
+        embedded(PATH[:, i]) for i in range(head + 1)]
+    c = np.concatenate(read, axis=-1)
+    z = linear(params[f"map_{head}"], c) + silu(
+        linear(params[f"block_{head}_0"], c))
+    z = z + silu(linear(params[f"block_{head}_1"], z))
+    np.testing.assert_allclose(
+        found[:, head], linear(params[f"out_{head}"], z), atol=1e-3)
+
+
+def test_blockwise_heads_share_a_layer_and_the_output_head():
+  network = token_heads.BlockwiseHeads(12, 16, num_heads=3, hidden=8)
+  params = random_of(network)
+  found = ask(network, params, FEATURE)
+  layer = linear(params["outer"], np.maximum(
+      linear(params["inner"], np.asarray(FEATURE)), 0)).reshape(2, 3, 16)
+  wanted = ends().unembed(jnp.asarray(layer) + FEATURE[:, None])
+  np.testing.assert_allclose(found, wanted, atol=1e-3)
+  # Untrained, every head says what the target says of the current token.
+  start = network.init(jax.random.key(0), FEATURE, PATH[:, :3], ends())
+  for level in range(3):
+    np.testing.assert_allclose(
+        ask(network, start["params"], FEATURE)[:, level],
+        ends().unembed(FEATURE), atol=1e-4)
+
+
+@pytest.mark.parametrize("is_rnn", [True, False])
+def test_recurrent_head_is_its_formula(is_rnn):
+  network = recurrent_heads.RecurrentHead(12, 16, is_rnn=is_rnn)
+  params = random_of(network)
+  found = ask(network, params, FEATURE)
+  memory = np.zeros((2, 16), np.float32)
+  for level in range(3):
+    e = embedded(PATH[:, level])
+    memory = (silu(linear(params["read"], e) + linear(params["keep"], memory))
+              if is_rnn else memory + e)
+    z = np.concatenate([FEATURE, memory], axis=-1)
+    for layer in range(2):
+      z = z + silu(linear(params[f"block_{layer}"], z))
+    np.testing.assert_allclose(
+        found[:, level], linear(params["out_0"], z), atol=1e-3)
+
+
+SPECULATOR = recurrent_heads.MlpSpeculator(
+    12, 16, num_stages=3, inner=8, scales_input=True)
+
+
+def test_speculator_may_divide_by_the_weight_of_its_state():
+  """As another engine writes it: the norm takes the common factor out."""
+  params = random_of(SPECULATOR)
+  found = ask(SPECULATOR, params, FEATURE)
+  rms = lambda x: x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+  keep = 0.5 ** (0.5 / 3)
+  ratio = math.sqrt((1 - keep ** 2) * 8 / 2) / keep
+  state = rms(np.asarray(FEATURE)) / math.sqrt(2)
+  gelu = lambda x: np.asarray(jax.nn.gelu(jnp.asarray(x), approximate=False))
+  for stage in range(3):
+    emb = np.asarray(params[f"emb_{stage}"]["embedding"])[PATH[:, stage]]
+    mixed = linear(params[f"proj_{stage}"], state) + ratio * emb
+    norm = params[f"ln_{stage}"]
+    state = gelu(rms(mixed) * np.asarray(norm["scale"])
+                 + np.asarray(norm["bias"]))
+    np.testing.assert_allclose(
+        found[:, stage], linear(params[f"head_{stage}"], state), atol=1e-3)
+
+
+def test_tied_stages_are_one_but_for_the_first_projection():
+  tied = dataclasses.replace(SPECULATOR, is_tied=True)
+  params = random_of(tied)
+  assert sorted(params) == ["emb_0", "head_0", "ln_0", "proj_0", "proj_1"]
+  spread = {f"{kind}_{i}": params[f"{kind}_{int(kind == 'proj' and i > 0)}"]
+            for kind in ("emb", "head", "ln", "proj") for i in range(3)}
+  np.testing.assert_array_equal(
+      ask(tied, params, FEATURE), ask(SPECULATOR, spread, FEATURE))
+
+
+def test_weights_depend_on_the_stages_trained_for_not_on_the_draft():
+  params = random_of(SPECULATOR)
+  whole = ask(SPECULATOR, params, FEATURE)
+  np.testing.assert_allclose(
+      ask(SPECULATOR, params, FEATURE, PATH[:, :2]), whole[:, :2], atol=1e-5)
+  other = dataclasses.replace(SPECULATOR, num_stages=2)
+  assert np.abs(ask(other, params, FEATURE, PATH[:, :2])
+                - whole[:, :2]).max() > 1e-2
+
+
+@pytest.mark.parametrize("network", [
+    token_heads.MedusaHeads(12, 16, num_heads=3),
+    token_heads.HydraHeads(12, 16, num_heads=3),
+    recurrent_heads.RecurrentHead(12, 16)])
+def test_output_heads_start_as_the_targets(network):
+  table = toy.bundle().target.output_table(ends().params)
+  params = token_heads.with_output_table(random_of(network), table)
+  outs = [part["kernel"] for name, part in params.items()
+          if name.startswith("out_")]
+  assert outs
+  for out in outs:
+    np.testing.assert_array_equal(out[:16], table.T)
+    assert not out[16:].any()
+
+
+def test_an_encoder_reads_features_in_place_of_embeddings():
+  encoder = token_heads.encoder_of(toy.bundle().target, 1)
+  assert encoder.config.num_layers == 1
+  assert encoder.config.d_model == toy.config().d_model
+  params = encoder.init(jax.random.key(0))
+  features = jax.random.normal(jax.random.key(1), (1, 5, 16))
+  tokens = jnp.zeros((1, 5), jnp.int32)
+  out = encoder.score(params, tokens, embeds=features, taps=("final",))
+  grown = features.at[0, 4].add(1.0)
+  other = encoder.score(params, tokens, embeds=grown, taps=("final",))
+  np.testing.assert_array_equal(
+      out.taps["final"][:, :4], other.taps["final"][:, :4])
+  assert np.abs(out.taps["final"][:, 4] - other.taps["final"][:, 4]).max() > .01
