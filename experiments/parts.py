@@ -11,6 +11,7 @@ import numpy as np
 
 from spec_jax.controllers import decision
 from spec_jax.models import bundle as bundle_lib
+from spec_jax.models import ngram
 from spec_jax.models import recurrent_heads
 from spec_jax.models import token_heads as networks
 from spec_jax.systems.heads import hydra_pp
@@ -18,6 +19,7 @@ from spec_jax.training import acceptance
 from spec_jax.training import bigrams
 from spec_jax.training import data
 from spec_jax.training import loop
+from spec_jax.training import ngrams
 from spec_jax.training import token_heads
 from spec_jax.trees import expansion
 
@@ -55,10 +57,12 @@ class Run:
   progress: Callable[[int], Any]
 
   def adapt(self, options: Any) -> Any:
-    """A recipe with as many steps as were asked for."""
+    """A recipe of as many steps as were asked for; own text in proportion."""
     if self.num_steps is None:
       return options
-    return dataclasses.replace(options, num_steps=self.num_steps)
+    own = -(-options.own_windows * self.num_steps // options.num_steps)
+    return dataclasses.replace(
+        options, num_steps=self.num_steps, own_windows=own)
 
 
 def acceptance_head(options: acceptance.AcceptanceRecipe, run: Run
@@ -109,17 +113,24 @@ def successors(run: Run) -> tuple[dict[str, Any], Any]:
       run.train, run.bundle.target.vocab_size)}
 
 
+def fluency(run: Run) -> tuple[dict[str, Any], Any]:
+  """The n-gram model of rescored heads, counted."""
+  model = ngrams.count(run.train, run.bundle.target.vocab_size, least=4)
+  return {}, ngram.to_params(model)
+
+
 # Draft heads by system. Four levels: the depth of the published trees.
 HEADS: MappingProxyType[str, token_heads.TokenHeadRecipe] = MappingProxyType({
     "medusa_1": token_heads.TokenHeadRecipe(
         networks.MedusaHeads, {"num_heads": 4}),
     "hydra": token_heads.TokenHeadRecipe(
-        networks.HydraHeads, {"num_heads": 4}, decay=1.0),
+        networks.HydraHeads, {"num_heads": 4}, learning_rate=1e-3, decay=1.0),
     "hydra_pp": token_heads.TokenHeadRecipe(
         networks.HydraHeads,
         {"num_heads": 4, "num_layers": 4, "dropout": 0.2},
-        encoder_layers=hydra_pp.PREFIX_LAYERS, floor=1 / 3, weight_decay=0.1,
-        decay=1.0, is_taught=True),
+        encoder_layers=hydra_pp.PREFIX_LAYERS, num_steps=150,
+        learning_rate=1e-3, floor=1 / 3, weight_decay=0.1, decay=1.0,
+        is_taught=True),
     "recurrent_drafter": token_heads.TokenHeadRecipe(
         recurrent_heads.RecurrentHead, {}, levels=5, warmup=0.1, decay=1.0),
     "token_embedding_speculator": token_heads.TokenHeadRecipe(
@@ -139,7 +150,7 @@ TRAINERS: MappingProxyType[str, Callable[[Run], tuple[dict[str, Any], Any]]] = (
             acceptance_head, acceptance.AcceptanceRecipe(
                 decision.DecisionNetwork(), is_ahead=True,
                 mismatch_weight=1.0)),
-        "cs_drafting": successors,
+        "cs_drafting": successors, "bpd_rescored": fluency,
         **{name: functools.partial(draft_heads, options)
            for name, options in HEADS.items()},
     }))

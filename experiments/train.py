@@ -167,15 +167,19 @@ def train_part(values) -> int:
   tokenizer = bundle.tokenizer.tokenizer
   name = values.system
   texts = [text for _, text in corpus.heldout]
+  train = data.pack(tokenizer, corpus.train)
 
   def own(options, stream, temperatures=_OWN_TEMPERATURES):
-    mark = "_".join(f"{t:g}" for t in temperatures)
-    path = folder / f"{name}_own_{options.own_windows}_at_{mark}.npy"
+    # Systems trained in one folder share the texts.
+    how = "_".join(f"{t:g}" for t in temperatures)
+    path = folder / (
+        f"own_{'train' if stream is train else 'heldout'}_{values.seed}_"
+        f"{options.own_windows}x{options.length}_at_{how}.npy")
     return own_text(path, options, bundle.target, bundle.params["target"],
                     stream, values.seed, temperatures)
 
   hyper, params = parts.TRAINERS[name](parts.Run(
-      bundle=bundle, train=data.pack(tokenizer, corpus.train),
+      bundle=bundle, train=train,
       heldout=data.pack(tokenizer, texts), own_text=own, folder=folder / name,
       seed=values.seed, checkpoint_every=values.checkpoint_every,
       num_steps=values.steps, progress=functools.partial(progress, name)))

@@ -15,12 +15,14 @@ from spec_jax.controllers import learned
 from spec_jax.executors import decoding
 from spec_jax.models import config as config_lib
 from spec_jax.models import contract
+from spec_jax.models import ngram
 from spec_jax.models import recurrent_heads
 from spec_jax.models import token_heads
 from spec_jax.stores import datastore as datastore_lib
 from spec_jax.stores import dense_index
 from spec_jax.stores import dense_store as dense_store_lib
 from spec_jax.training import hidden as hidden_lib
+from spec_jax.training import ngrams
 
 VOCAB = 12
 
@@ -65,6 +67,7 @@ HEADS = {"specdec_pp": {"num_blocks": 1}, "mcsd_improved": {"widths": (8,)},
          "hydra": {"num_heads": 4},
          "hydra_pp": {"num_heads": 4, "num_layers": 2, "dropout": 0.2},
          "recurrent_drafter": {"num_layers": 1}, "bpd": {"hidden": 8},
+         "bpd_rescored": {},
          "token_embedding_speculator": {"inner": 8, "scales_input": True}}
 # Which of them are heads on the target's features, and what encodes these.
 TOKEN_HEADS = {"medusa_1": (token_heads.MedusaHeads, 0),
@@ -84,6 +87,8 @@ def head_params(vocab_size=VOCAB):
   params = {name: network.init(jax.random.key(3), features)["params"]
             for name, network in networks.items()}
   successors = jnp.roll(jnp.arange(vocab_size, dtype=jnp.int32), 3)
+  stream = np.random.default_rng(8).integers(0, vocab_size, 400)
+  params["bpd_rescored"] = ngram.to_params(ngrams.count(stream, vocab_size, 3))
   params |= {name: token_head_params(name, vocab_size) for name in TOKEN_HEADS}
   return {**params, "cs_drafting": {"successors": successors}}
 

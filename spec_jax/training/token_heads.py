@@ -37,7 +37,7 @@ class TokenHeadRecipe:
     batch: windows per step.
     length: tokens per window.
     own_windows: windows that the target writes; if there are any, half of each
-      batch is of them (self-distillation).
+      batch is of them (self-distillation, Medusa, Sec. 2.3.2).
     learning_rate: peak; falls to `floor` of it along a cosine.
     floor: see there.
     warmup: share of the steps in which the rate rises from 0.
@@ -53,8 +53,8 @@ class TokenHeadRecipe:
   num_steps: int = 300
   batch: int = 32
   length: int = 128
-  own_windows: int = 0
-  learning_rate: float = 1e-3
+  own_windows: int = 1024
+  learning_rate: float = 2e-3
   floor: float = 0.0
   warmup: float = 0.05
   weight_decay: float = 0.0
