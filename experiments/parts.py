@@ -1,6 +1,7 @@
 """Trained parts that systems add to the models of a bundle."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
 import functools
 import pathlib
@@ -42,7 +43,7 @@ class Run:
     folder: of checkpoints and log.
     seed: of weights, draws and order.
     checkpoint_every: steps.
-    num_steps: in place of a recipe's own, or None.
+    changes: to the recipe.
     progress: `num_steps ->` context of a function for `loop.fit`.
   """
 
@@ -53,16 +54,12 @@ class Run:
   folder: pathlib.Path
   seed: int
   checkpoint_every: int
-  num_steps: int | None
+  changes: Mapping[str, Any]
   progress: Callable[[int], Any]
 
   def adapt(self, options: Any) -> Any:
-    """A recipe of as many steps as were asked for; own text in proportion."""
-    if self.num_steps is None:
-      return options
-    own = -(-options.own_windows * self.num_steps // options.num_steps)
-    return dataclasses.replace(
-        options, num_steps=self.num_steps, own_windows=own)
+    """A recipe with what was asked for."""
+    return dataclasses.replace(options, **self.changes)
 
 
 def acceptance_head(options: acceptance.AcceptanceRecipe, run: Run

@@ -17,7 +17,7 @@ def count(stream: np.ndarray, vocab_size: int, order: int = 4,
   Args:
     stream: `[n]` tokens.
     vocab_size: V.
-    order: n, at least 1.
+    order: n, at least 1; the model's is smaller if no longer one occurs.
     discount: taken off each count, in (0, 1).
     least: n-grams of 3 tokens and more that occur less often are left out.
 
@@ -48,6 +48,8 @@ def count(stream: np.ndarray, vocab_size: int, order: int = 4,
     kept = number >= (least if size > 2 else 1)
     found, number, above, last = (
         a[kept] for a in (found, number, above, last))
+    if not len(found):
+      break
     # The same without its first token: no rarer, so it is there.
     lower = last if suffix is None else np.searchsorted(
         keys, suffix[above] * vocab_size + last)
@@ -56,7 +58,7 @@ def count(stream: np.ndarray, vocab_size: int, order: int = 4,
     unseen = 1 - np.bincount(above, probs[-1][lower], len(keys))
     backoff.append(np.log(np.maximum(freed, 1e-8) / np.maximum(unseen, 1e-8)))
     starts.append(np.searchsorted(above, np.arange(len(keys) + 1)))
-    place = np.minimum(np.searchsorted(found, nodes), max(len(found) - 1, 0))
+    place = np.minimum(np.searchsorted(found, nodes), len(found) - 1)
     nodes = np.where((nodes >= 0) & (found[place] == nodes), place, -1)
     suffix, keys = lower, found
     tokens.append(last)

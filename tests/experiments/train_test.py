@@ -60,8 +60,7 @@ def test_part_of_a_system_is_trained_and_used(
     changes = {"specdec_pp": {"network": learned.AcceptanceHead(1)},
                "mcsd_improved": {"network": decision.DecisionNetwork((4,))}}
     options = dataclasses.replace(
-        *train_fn.args, num_steps=2, batch=2, length=16, own_windows=4,
-        **changes.get(system, {}))
+        *train_fn.args, batch=2, length=16, **changes.get(system, {}))
     monkeypatch.setattr(parts, "TRAINERS", {
         system: functools.partial(train_fn.func, options)})
   with pytest.raises(ValueError, match=f"trained part '{system}'.*train"):
@@ -70,7 +69,8 @@ def test_part_of_a_system_is_trained_and_used(
   with jax.numpy_dtype_promotion("standard"):
     assert train.main([
         f"--system={system}", f"--models={home}", f"--corpus={corpus}",
-        f"--out={tmp_path / 'out'}", "--install"]) == 0
+        f"--out={tmp_path / 'out'}", "--install",
+        "--steps=2", "--own_windows=4"]) == 0
   assert f"{system}.safetensors" in capsys.readouterr().out
   bundle = bundle_lib.load_bundle(home)
   built, params = systems.build(system, bundle)

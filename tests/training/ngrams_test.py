@@ -85,6 +85,11 @@ def test_a_bundle_keeps_it():
       model.score(history, token), again.score(history, token))
 
 
+def test_longer_ngrams_than_there_are_are_no_level():
+  assert ngrams.count(np.arange(6), 8, order=4).order == 2
+  assert ngrams.count(np.tile(np.arange(6), 2), 8, order=4).order == 4
+
+
 def test_unigrams_alone_ignore_the_history():
   model = ngrams.count(STREAM, V, 1)
   found = np.exp(model.score(
