@@ -12,9 +12,11 @@ import numpy as np
 
 from spec_jax.controllers import decision
 from spec_jax.models import bundle as bundle_lib
+from spec_jax.models import clover_heads
 from spec_jax.models import ngram
 from spec_jax.models import recurrent_heads
 from spec_jax.models import token_heads as networks
+from spec_jax.systems.heads import clover_2
 from spec_jax.systems.heads import hydra_pp
 from spec_jax.training import acceptance
 from spec_jax.training import bigrams
@@ -128,6 +130,10 @@ HEADS: MappingProxyType[str, token_heads.TokenHeadRecipe] = MappingProxyType({
         encoder_layers=hydra_pp.PREFIX_LAYERS, num_steps=150,
         learning_rate=1e-3, floor=1 / 3, weight_decay=0.1, decay=1.0,
         is_taught=True),
+    "clover_2": token_heads.TokenHeadRecipe(
+        clover_heads.CloverHeads, {"num_heads": 5}, levels=5,
+        encoder_layers=clover_2.ENCODER_LAYERS, num_steps=130,
+        learning_rate=1e-3, decay=0.7, is_taught=True, feature_weight=10.0),
     "recurrent_drafter": token_heads.TokenHeadRecipe(
         recurrent_heads.RecurrentHead, {}, levels=5, warmup=0.1, decay=1.0),
     "token_embedding_speculator": token_heads.TokenHeadRecipe(

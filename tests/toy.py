@@ -13,6 +13,7 @@ import numpy as np
 from spec_jax.controllers import decision
 from spec_jax.controllers import learned
 from spec_jax.executors import decoding
+from spec_jax.models import clover_heads
 from spec_jax.models import config as config_lib
 from spec_jax.models import contract
 from spec_jax.models import ngram
@@ -67,7 +68,7 @@ HEADS = {"specdec_pp": {"num_blocks": 1}, "mcsd_improved": {"widths": (8,)},
          "hydra": {"num_heads": 4},
          "hydra_pp": {"num_heads": 4, "num_layers": 2, "dropout": 0.2},
          "recurrent_drafter": {"num_layers": 1}, "bpd": {"hidden": 8},
-         "bpd_rescored": {},
+         "bpd_rescored": {}, "clover_2": {"num_heads": 4},
          "token_embedding_speculator": {"inner": 8, "scales_input": True}}
 # Which of them are heads on the target's features, and what encodes these.
 TOKEN_HEADS = {"medusa_1": (token_heads.MedusaHeads, 0),
@@ -76,7 +77,8 @@ TOKEN_HEADS = {"medusa_1": (token_heads.MedusaHeads, 0),
                "recurrent_drafter": (recurrent_heads.RecurrentHead, 0),
                "token_embedding_speculator": (
                    recurrent_heads.MlpSpeculator, 0),
-               "bpd": (token_heads.BlockwiseHeads, 0)}
+               "bpd": (token_heads.BlockwiseHeads, 0),
+               "clover_2": (clover_heads.CloverHeads, 2)}
 
 
 def head_params(vocab_size=VOCAB):
@@ -98,7 +100,7 @@ def token_head_params(name, vocab_size=VOCAB):
   """Random parameters, those that training starts at zero too."""
   kind, num_layers = TOKEN_HEADS[name]
   model = contract.decoder_model(config(vocab_size=vocab_size))
-  network = kind(vocab_size, model.config.d_model, **HEADS[name])
+  network = kind.for_target(model, **HEADS[name])
   ends = contract.Ends(model, model.init(jax.random.key(4)))
   shape = (1, network.num_levels or 3)
   params = {"heads": jax.jit(lambda key: network.init(

@@ -31,6 +31,8 @@ class TokenHeads(nn.Module):
     tap: the target's feature that is read.
     is_parallel: whether tokens are ignored; then one answer serves a level.
     num_levels: levels that there are heads for, None = any.
+    is_paired: whether there is `fuse(feature, tokens)`: then an encoder reads
+      pairs of a feature and the token after it.
   """
 
   vocab_size: int
@@ -39,6 +41,27 @@ class TokenHeads(nn.Module):
   tap = "final"
   is_parallel = False
   num_levels = None
+  is_paired = False
+
+  @classmethod
+  def for_target(cls, target: contract.LinenModel, **hyper) -> "TokenHeads":
+    """Heads of a target's sizes."""
+    return cls(target.vocab_size, target.config.d_model, **hyper)
+
+  @staticmethod
+  def start_as(params: Any, target: contract.LinenModel, frozen: Any) -> Any:
+    """The parameters as training starts them, given random ones.
+
+    Every output head `out_*` is a copy of the target's; one that reads more
+    than the feature starts with zeros for the rest.
+
+    Args:
+      params: `{"heads": ...}`, perhaps "encoder".
+      target: the model.
+      frozen: its parameters.
+    """
+    return params | {"heads": _with_output_table(
+        params["heads"], target.output_table(frozen))}
 
   def __call__(self, feature: jax.Array, tokens: jax.Array, ends
                ) -> jax.Array:
@@ -72,14 +95,7 @@ class TokenHeads(nn.Module):
     raise NotImplementedError
 
 
-def with_output_table(params, table: jax.Array):
-  """The parameters with every output head `out_*` a copy of the target's.
-
-  Args:
-    params: of a `TokenHeads`.
-    table: `f[V, E]`. A head that reads more than the feature, `[F, V]` with
-      F > E, gets zeros for the rest.
-  """
+def _with_output_table(params, table):
   def start(path, kernel):
     names = [getattr(entry, "key", "") for entry in path]
     if names[-1] != "kernel" or not names[-2].startswith("out_"):

@@ -10,6 +10,7 @@ tokens (Medusa-1, Hydra, the MLP speculator, ReDrafter) or the target's laws
 from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -44,6 +45,8 @@ class TokenHeadRecipe:
     weight_decay: of AdamW.
     decay: weight of a level beside the one before.
     is_taught: whether the target's laws are the labels.
+    feature_weight: of the smooth L1 distance between the heads' guesses of the
+      target's features and these; only for networks that have `guesses`.
   """
 
   network: type[token_heads.TokenHeads]
@@ -60,6 +63,7 @@ class TokenHeadRecipe:
   weight_decay: float = 0.0
   decay: float = 0.8
   is_taught: bool = False
+  feature_weight: float = 0.0
 
   def __post_init__(self):
     if self.length < self.levels + 2:
@@ -82,25 +86,37 @@ class Heads:
   network: token_heads.TokenHeads
   encoder: contract.LinenModel | None
 
-  def features(self, params: Any, frozen: Any, tokens: jax.Array,
-               with_logits: bool = False
-               ) -> tuple[jax.Array, jax.Array | None]:
-    """What grounds the heads after each of `i32[B, T]`, `f32[B, T, E]`."""
-    tap = self.network.tap
-    out = self.target.score(
-        frozen, tokens, taps=(tap,), with_logits=with_logits)
-    found = out.taps[tap].astype(jnp.float32)
-    if self.encoder is not None:
-      found = self.encoder.score(
-          params["encoder"], jnp.zeros_like(tokens), embeds=found,
-          taps=("final",), with_logits=False).taps["final"]
-    return found, out.logits
+  def read(self, frozen: Any, tokens: jax.Array, with_logits: bool = False
+           ) -> types.ModelOut:
+    """What the target says of `i32[B, T]`."""
+    return self.target.score(
+        frozen, tokens, taps=(self.network.tap, "final"),
+        with_logits=with_logits)
+
+  def ground(self, params: Any, out: types.ModelOut, tokens: jax.Array
+             ) -> jax.Array:
+    """What the heads start from after each token but the last, `[B, T-1, E]`.
+
+    Args:
+      params: of heads and encoder.
+      out: from `read`.
+      tokens: `i32[B, T]`.
+    """
+    found = out.taps[self.network.tap].astype(jnp.float32)[:, :-1]
+    if self.network.is_paired:
+      found = self.network.apply(
+          {"params": params["heads"]}, found, tokens[:, 1:], method="fuse")
+    if self.encoder is None:
+      return found
+    out = self.encoder.score(
+        params["encoder"], tokens[:, :-1], embeds=found, taps=("final",),
+        with_logits=False)
+    return out.taps["final"].astype(jnp.float32)
 
 
 def assemble(options: TokenHeadRecipe, target: contract.LinenModel) -> Heads:
   """The networks of a recipe."""
-  network = options.network(
-      target.vocab_size, target.config.d_model, **options.hyper)
+  network = options.network.for_target(target, **options.hyper)
   encoder = None
   if options.encoder_layers:
     encoder = token_heads.encoder_of(target, options.encoder_layers)
@@ -118,11 +134,10 @@ def recipe(options: TokenHeadRecipe, target: contract.LinenModel, frozen: Any
         heads_key, jnp.zeros((1, target.config.d_model)),
         jnp.zeros((1, options.levels), jnp.int32),
         contract.Ends(target, frozen))["params"]
-    params = {"heads": token_heads.with_output_table(
-        params, target.output_table(frozen))}
+    params = {"heads": params}
     if heads.encoder is not None:
       params["encoder"] = heads.encoder.init(encoder_key)
-    return params
+    return heads.network.start_as(params, target, frozen)
 
   def loss(params, frozen, tokens, key):
     return loss_of(options, heads, params, frozen, tokens, key)
@@ -139,7 +154,9 @@ def recipe(options: TokenHeadRecipe, target: contract.LinenModel, frozen: Any
 def loss_of(options: TokenHeadRecipe, heads: Heads, params: Any, frozen: Any,
             tokens: jax.Array, key: jax.Array
             ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Cross-entropy in nats, levels weighted, and how often each is right.
+  """The weighted sum over levels, and how often each of them is right.
+
+  A level's loss is its cross-entropy in nats, and what `feature_weight` adds.
 
   Args:
     options: gives levels, weights and labels.
@@ -149,21 +166,32 @@ def loss_of(options: TokenHeadRecipe, heads: Heads, params: Any, frozen: Any,
     tokens: `i32[B, T]`.
     key: of dropout.
   """
-  features, logits = heads.features(params, frozen, tokens, options.is_taught)
+  out = heads.read(frozen, tokens, options.is_taught)
   path = following(tokens, options.levels + 1)
-  found = heads.network.apply(
-      {"params": params["heads"]}, features[:, :path.shape[1]], path[..., :-1],
-      contract.Ends(heads.target, frozen), rngs={"dropout": key})
-  labels = path[..., 1:]
-  if options.is_taught:
-    # The law of the text's token t + 2 + i is the one after token t + 1 + i.
-    law = jax.nn.softmax(following(logits, options.levels))[:, :path.shape[1]]
-    entropy = optax.softmax_cross_entropy(found, law)
+  num, ends = path.shape[1], contract.Ends(heads.target, frozen)
+  apply = functools.partial(
+      heads.network.apply, {"params": params["heads"]},
+      heads.ground(params, out, tokens)[:, :num], path[..., :-1])
+  if options.feature_weight:
+    guesses = apply(method="guesses")
+    found = ends.unembed(guesses)
   else:
-    entropy = optax.softmax_cross_entropy_with_integer_labels(found, labels)
+    found = apply(ends, rngs={"dropout": key})
+  labels = path[..., 1:]
+  # The law of the text's token t + 2 + i is the one after token t + 1 + i, and
+  # so is its feature.
+  if options.is_taught:
+    law = jax.nn.softmax(following(out.logits, options.levels))[:, :num]
+    terms = optax.softmax_cross_entropy(found, law)
+  else:
+    terms = optax.softmax_cross_entropy_with_integer_labels(found, labels)
+  if options.feature_weight:
+    wanted = following(out.taps["final"].astype(jnp.float32), options.levels)
+    terms += options.feature_weight * optax.huber_loss(
+        guesses, wanted[:, :num]).mean(-1)
   weights = options.decay ** jnp.arange(options.levels)
   right = (jnp.argmax(found, -1) == labels).mean((0, 1))
-  return (entropy.mean((0, 1)) * weights).sum(), {
+  return (terms.mean((0, 1)) * weights).sum(), {
       f"right_{i + 1}": right[i] for i in range(options.levels)}
 
 
@@ -242,7 +270,8 @@ def simulated(heads: Heads, params: Any, frozen: Any, plan: Any,
   Returns:
     `i32[T - D - 1]`: at place t the drafts if token t + 1 is the pending one.
   """
-  features, _ = heads.features(params, frozen, window[None])
+  features = heads.ground(
+      params, heads.read(frozen, window[None]), window[None])
   path = following(window[None], plan.depth + 1)[0]
   tree = plan.grow(path[:, 0], token_heads.Expander(
       heads.network, params["heads"], features[0, :path.shape[0]],

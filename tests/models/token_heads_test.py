@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from spec_jax.models import clover_heads
 from spec_jax.models import contract
 from spec_jax.models import recurrent_heads
 from spec_jax.models import token_heads
@@ -143,13 +144,52 @@ def test_weights_depend_on_the_stages_trained_for_not_on_the_draft():
     recurrent_heads.RecurrentHead(12, 16)])
 def test_output_heads_start_as_the_targets(network):
   table = toy.bundle().target.output_table(ends().params)
-  params = token_heads.with_output_table(random_of(network), table)
+  params = network.start_as(
+      {"heads": random_of(network)}, ends().model, ends().params)["heads"]
   outs = [part["kernel"] for name, part in params.items()
           if name.startswith("out_")]
   assert outs
   for out in outs:
     np.testing.assert_array_equal(out[:16], table.T)
     assert not out[16:].any()
+
+
+def test_clover_gates_its_values_by_likeness():
+  network = clover_heads.CloverHeads(12, 16, num_cosines=2)
+  params = random_of(network)
+  found = np.asarray(network.apply(
+      {"params": params}, FEATURE, PATH[:, 0], method="fuse"))
+  part, x = params["enter"], np.asarray(FEATURE)
+  y = np.asarray(params["embed"]["embedding"])[PATH[:, 0]]
+  normed = x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5)
+  q = linear(part["query"], normed * np.asarray(part["norm"]["scale"]))
+  k, v = linear(part["key"], y), linear(part["value"], y)
+  for row in range(2):
+    for head in (slice(0, 8), slice(8, 16)):
+      a, b = q[row, head], k[row, head]
+      cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+      np.testing.assert_allclose(
+          found[row, head], x[row, head] + cosine * v[row, head], atol=1e-4)
+
+
+def test_clover_starts_as_a_copy_of_the_targets_parts():
+  target, frozen = ends().model, ends().params
+  network = clover_heads.CloverHeads.for_target(target)
+  encoder = token_heads.encoder_of(target, 2)
+  params = network.start_as(
+      {"heads": random_of(network), "encoder": encoder.init(jax.random.key(2))},
+      target, frozen)
+  for layer in ("layers_0", "layers_1"):
+    jax.tree.map(np.testing.assert_array_equal, params["encoder"][layer],
+                 frozen["layers_1"])
+  np.testing.assert_array_equal(
+      params["heads"]["embed"]["embedding"], frozen["head"])
+  fresh = network.init(
+      jax.random.key(0), FEATURE, PATH[:, :3], ends())["params"]
+  for name in ("first_map", "later_map"):  # They pass on what is read first.
+    both = jnp.concatenate([FEATURE, 2 * FEATURE], -1)
+    read = both[:, :fresh[name]["kernel"].shape[0]]
+    np.testing.assert_allclose(read @ fresh[name]["kernel"], FEATURE, atol=1e-6)
 
 
 def test_an_encoder_reads_features_in_place_of_embeddings():

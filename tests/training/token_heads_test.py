@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from spec_jax.core import types
+from spec_jax.models import clover_heads
 from spec_jax.models import contract
 from spec_jax.models import token_heads as networks
 from spec_jax.training import data
@@ -27,6 +28,9 @@ RECIPES = {
     "hydra_pp": dataclasses.replace(
         OPTIONS, network=networks.HydraHeads, encoder_layers=1, is_taught=True,
         hyper={"num_heads": 3, "num_layers": 2, "dropout": .1}),
+    "clover_2": dataclasses.replace(
+        OPTIONS, network=clover_heads.CloverHeads, encoder_layers=2,
+        is_taught=True, feature_weight=10.0, learning_rate=3e-3),
 }
 
 
@@ -121,7 +125,8 @@ def test_loss_is_the_weighted_cross_entropy_of_each_level():
     heads = token_heads.assemble(options, target)
     params = start(options)
     found, metrics = loss_fn(options)(params, tokens, jax.random.key(0))
-    features, logits = heads.features(params, frozen(), tokens, True)
+    out = heads.read(frozen(), tokens, True)
+    features, logits = heads.ground(params, out, tokens), out.logits
     ends, terms = contract.Ends(target, frozen()), []
     own = {"params": params["heads"]}
     ask = jax.jit(functools.partial(heads.network.apply, ends=ends))
@@ -137,6 +142,31 @@ def test_loss_is_the_weighted_cross_entropy_of_each_level():
           terms.append(-(law * log_q).sum() * .5 ** level / 10)
     assert float(found) == pytest.approx(float(sum(terms)), rel=1e-4)
     assert 0 <= metrics["right_3"] <= 1
+
+
+def test_guesses_are_drawn_to_the_targets_features():
+  """The smooth L1 distance, by hand; at zero weight it is not there."""
+  target = toy.bundle().target
+  options = dataclasses.replace(
+      OPTIONS, network=clover_heads.CloverHeads, hyper={"num_heads": 3},
+      encoder_layers=2, is_taught=True, decay=.7, feature_weight=10.0)
+  params, tokens = start(options), jnp.asarray(own_texts()[:2, :9], jnp.int32)
+  found, without = (float(loss_fn(dataclasses.replace(
+      options, feature_weight=weight))(params, tokens, jax.random.key(0))[0])
+                    for weight in (10.0, 0.0))
+  heads = token_heads.assemble(options, target)
+  out = heads.read(frozen(), tokens)
+  path = token_heads.following(tokens, 4)
+  guesses = np.asarray(heads.network.apply(
+      {"params": params["heads"]}, heads.ground(params, out, tokens)[:, :5],
+      path[..., :-1], method="guesses"))
+  distance, features = 0, np.asarray(out.taps["final"])
+  for place in range(5):
+    for level in range(3):
+      gap = np.abs(guesses[:, place, level] - features[:, place + 1 + level])
+      huber = np.where(gap < 1, gap ** 2 / 2, gap - .5).mean()
+      distance += 10 * .7 ** level * huber / 5
+  assert found - without == pytest.approx(distance, rel=1e-3)
 
 
 def test_dropout_is_for_training_alone():

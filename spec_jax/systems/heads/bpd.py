@@ -32,9 +32,8 @@ PAPER = registry.Paper(
                        drafter="bpd")
 def bpd(parts: registration.Parts, *, depth: int | None = None):
   """Blockwise heads on the target's last feature, a chain."""
-  network = token_heads.BlockwiseHeads(
-      parts.target.vocab_size, parts.target.config.d_model,
-      **parts.head("bpd"))
+  network = token_heads.BlockwiseHeads.for_target(
+      parts.target, **parts.head("bpd"))
   plan = expansion.Shape((1,) * (depth or network.num_heads))
   return registration.compose(
       "bpd", parts, token_head_drafter.TokenHeadDrafter(

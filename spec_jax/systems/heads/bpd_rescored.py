@@ -34,11 +34,10 @@ def bpd_rescored(parts: registration.Parts, *, refiner: str = "neural",
   if refiner not in REFINERS:
     raise ValueError(f"refiner={refiner!r}, expected one of {REFINERS}.")
   parts.head("bpd_rescored")  # Names what is missing.
-  target = parts.target
-  network = token_heads.BlockwiseHeads(
-      target.vocab_size, target.config.d_model, **parts.head("bpd"))
-  heads = token_head_drafter.TokenHeadDrafter(
-      target, network, expansion.Shape((1,) * (depth or network.num_heads)))
+  network = token_heads.BlockwiseHeads.for_target(
+      parts.target, **parts.head("bpd"))
+  plan = expansion.Shape((1,) * (depth or network.num_heads))
+  heads = token_head_drafter.TokenHeadDrafter(parts.target, network, plan)
   if refiner == "neural":
     drafter = rescored_heads.NeuralRescored(
         parts.model("draft"), heads, ("bpd", "draft"), top_k, weight)

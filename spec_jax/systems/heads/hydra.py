@@ -29,9 +29,8 @@ PAPER = registry.Paper(
 def hydra(parts: registration.Parts, *,
           branching: shapes.Shape = shapes.PUBLISHED["mc_sim_7b_63"]):
   """Heads that read the drafted path, a static tree."""
-  network = token_heads.HydraHeads(
-      parts.target.vocab_size, parts.target.config.d_model,
-      **parts.head("hydra"))
+  network = token_heads.HydraHeads.for_target(
+      parts.target, **parts.head("hydra"))
   drafter = token_head_drafter.TokenHeadDrafter(
       parts.target, network, expansion.Shape(branching))
   return registration.compose(

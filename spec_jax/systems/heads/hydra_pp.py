@@ -25,11 +25,10 @@ PREFIX_LAYERS = 1
 def hydra_pp(parts: registration.Parts, *,
              branching: shapes.Shape = shapes.PUBLISHED["mc_sim_7b_63"]):
   """Hydra behind a prefix-attention layer, taught by the target."""
-  target = parts.target
-  network = token_heads.HydraHeads(
-      target.vocab_size, target.config.d_model, **parts.head("hydra_pp"))
+  network = token_heads.HydraHeads.for_target(
+      parts.target, **parts.head("hydra_pp"))
   drafter = token_head_drafter.TokenHeadDrafter(
-      target, network, expansion.Shape(branching),
-      token_heads.encoder_of(target, PREFIX_LAYERS))
+      parts.target, network, expansion.Shape(branching),
+      token_heads.encoder_of(parts.target, PREFIX_LAYERS))
   return registration.compose(
       "hydra_pp", parts, drafter, matching.SampleAndMatch())

@@ -30,9 +30,8 @@ PAPER = registry.Paper(
 def medusa_1(parts: registration.Parts, *,
              branching: shapes.Shape = shapes.PUBLISHED["mc_sim_7b_63"]):
   """Independent heads on the target's last feature, a static tree."""
-  network = token_heads.MedusaHeads(
-      parts.target.vocab_size, parts.target.config.d_model,
-      **parts.head("medusa_1"))
+  network = token_heads.MedusaHeads.for_target(
+      parts.target, **parts.head("medusa_1"))
   drafter = token_head_drafter.TokenHeadDrafter(
       parts.target, network, expansion.Shape(branching))
   return registration.compose(

@@ -31,12 +31,10 @@ def token_embedding_speculator(
     parts: registration.Parts, *, branching: tuple[int, ...] = (5, 4, 3),
     candidates: int = 5):
   """A multi-stage MLP on the target's last feature, the n best paths."""
-  target = parts.target
-  network = recurrent_heads.MlpSpeculator(
-      target.vocab_size, target.config.d_model,
-      **parts.head("token_embedding_speculator"))
+  network = recurrent_heads.MlpSpeculator.for_target(
+      parts.target, **parts.head("token_embedding_speculator"))
   widths = [math.prod(branching[:i + 1]) for i in range(len(branching))]
   plan = expansion.Beams((*widths[:-1], candidates), tuple(branching))
   return registration.compose(
       "token_embedding_speculator", parts, token_head_drafter.TokenHeadDrafter(
-          target, network, plan), matching.SampleAndMatch())
+          parts.target, network, plan), matching.SampleAndMatch())
