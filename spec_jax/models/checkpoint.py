@@ -26,7 +26,7 @@ read_config = hf_config.read_config
 
 
 def load_hf(path: str | os.PathLike, dtype: jnp.dtype = jnp.float32,
-            real_vocab_size: int | None = None
+            real_vocab_size: int | None = None, others: str = ""
             ) -> tuple[contract.LinenModel, Any,
                        tokenizer_lib.TextTokenizer | None]:
   """A model, its parameters and its tokenizer from a folder.
@@ -37,6 +37,8 @@ def load_hf(path: str | os.PathLike, dtype: jnp.dtype = jnp.float32,
     real_vocab_size: number of tokens; by default the tokenizer's, where it
       has fewer than the embedding has rows. The logits of the other rows are
       -inf.
+    others: pattern of tensors that belong to something else, such as
+      `medusa_head.*` (see `head_checkpoint`).
 
   Returns:
     The model, its parameters, and the tokenizer (None without tokenizer.json).
@@ -58,12 +60,12 @@ def load_hf(path: str | os.PathLike, dtype: jnp.dtype = jnp.float32,
       real_vocab_size = tokenizer.vocab_size
   if real_vocab_size is not None:
     config = read_config(path, real_vocab_size)
-  params = load_params(path, config, dtype)
+  params = load_params(path, config, dtype, others)
   return contract.decoder_model(config, dtype), params, tokenizer
 
 
 def load_params(path: str | os.PathLike, config: config_lib.DecoderConfig,
-                dtype: jnp.dtype = jnp.float32) -> Any:
+                dtype: jnp.dtype = jnp.float32, others: str = "") -> Any:
   """The parameters of a folder, in the structure of `LinenModel.init`.
 
   Args:
@@ -71,6 +73,7 @@ def load_params(path: str | os.PathLike, config: config_lib.DecoderConfig,
     config: from `read_config`.
     dtype: of the parameters, except norms: those stay float32, in which they
       are computed.
+    others: see `load_hf`.
 
   Raises:
     ValueError: names every missing, extra and misshapen tensor, or the file
@@ -83,7 +86,8 @@ def load_params(path: str | os.PathLike, config: config_lib.DecoderConfig,
   files = tensor_files.TensorFiles(path)
   prefix = _prefix(arch, files)
   parts = list(tensor_layout.parts(arch, config, prefix))
-  problems = files.problems + _mismatches(arch, config, prefix, parts, files)
+  problems = files.problems + _mismatches(
+      arch, config, prefix, parts, files, others)
   if problems:
     raise ValueError(
         f"{path} does not hold the {model_type} that its config.json states:"
@@ -104,7 +108,7 @@ def _prefix(arch, files):
   return arch.prefixes[0]
 
 
-def _mismatches(arch, config, prefix, parts, files):
+def _mismatches(arch, config, prefix, parts, files, others):
   """One line for each tensor that is not as expected."""
   expected = {}
   for part in parts:
@@ -121,7 +125,7 @@ def _mismatches(arch, config, prefix, parts, files):
   for name in sorted(files.shapes.keys() - expected.keys()):
     if name == tensor_layout.HEAD and config.tie_embeddings:
       lines += _untied(prefix + arch.names["embedding"], files)
-    elif not _is_ignored(arch, prefix, name):
+    elif not (_is_ignored(arch, prefix, name) or re.fullmatch(others, name)):
       lines.append(f"extra {name}: found shape {files.shapes[name]}")
   return lines
 

@@ -23,11 +23,12 @@ class TensorFiles:
     problems: one line for each contradiction between index and shards.
   """
 
-  def __init__(self, path: str | os.PathLike):
+  def __init__(self, path: str | os.PathLike, single: str = _SINGLE):
     """Reads the headers of the files.
 
     Args:
       path: the folder.
+      single: the file that may hold all of them.
 
     Raises:
       ValueError: no weights, a missing shard, or a broken file.
@@ -35,15 +36,15 @@ class TensorFiles:
     folder = pathlib.Path(path)
     self.shapes, self.dtypes = {}, {}
     self._found = collections.defaultdict(list)
-    index = _read_index(folder)
-    names = sorted(set(index.values())) if index else [_SINGLE]
+    index = _read_index(folder, single)
+    names = sorted(set(index.values())) if index else [single]
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
       raise ValueError(
           f"{folder}: weight files {absent} are missing"
           + (f", listed in {_INDEX}." if index else f"; it holds"
              f" {sorted(file.name for file in folder.iterdir())}. Expected"
-             f" {_SINGLE} or {_INDEX}."))
+             f" {single} or {_INDEX}."))
     for name in names:
       self._read_header(folder / name)
     self.problems = self._contradictions(index)
@@ -75,9 +76,9 @@ class TensorFiles:
     return lines
 
 
-def _read_index(folder):
+def _read_index(folder, single):
   """Tensor -> shard; empty when all tensors are in one file."""
-  if (folder / _SINGLE).is_file() or not (folder / _INDEX).is_file():
+  if (folder / single).is_file() or not (folder / _INDEX).is_file():
     return {}
   index = hf_config.read_json(folder / _INDEX).get("weight_map")
   if not isinstance(index, dict) or not index:

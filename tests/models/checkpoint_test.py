@@ -185,6 +185,17 @@ def test_every_mismatch_is_named_at_once(folder):
   assert str(error.value).count("\n") == 5
 
 
+def test_tensors_of_others_are_left_to_them(folder):
+  path = folder("llama2")
+  whole = _load(path)
+  _edit_tensors(path, lambda tensors: tensors | {
+      "medusa_head.0.1.weight": np.zeros((2, 32), np.float32)})
+  with pytest.raises(ValueError, match="extra medusa_head.0.1.weight"):
+    checkpoint.load_hf(path)
+  _, params, _ = checkpoint.load_hf(path, others="medusa_head.*")
+  chex.assert_trees_all_equal(params, whole)
+
+
 def test_tied_head_must_equal_the_embedding(folder):
   path = folder("llama2")
   _edit_tensors(path, lambda tensors: tensors | {
