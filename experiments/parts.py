@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from spec_jax.controllers import decision
+from spec_jax.evaluation import report
 from spec_jax.models import bundle as bundle_lib
 from spec_jax.models import clover_heads
 from spec_jax.models import ngram
@@ -25,10 +26,13 @@ from spec_jax.training import loop
 from spec_jax.training import ngrams
 from spec_jax.training import token_heads
 from spec_jax.trees import expansion
+from spec_jax.trees import shapes
 
 # Of a window of the target's own text so much is begun by the corpus.
 BEGUN = 0.25
 _JUDGED = 32  # Windows that heads are judged by.
+# Trees are planned for so many nodes, of so many ranks.
+_CALIBRATED, _RANKS = (4, 6, 8, 12, 16, 32, 64), 10
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,7 +89,11 @@ def acceptance_head(options: acceptance.AcceptanceRecipe, run: Run
 
 def draft_heads(options: token_heads.TokenHeadRecipe, run: Run
                 ) -> tuple[dict[str, Any], Any]:
-  """Heads on the target's features; goes on from its last checkpoint."""
+  """Heads on the target's features; goes on from its last checkpoint.
+
+  Beside the log it writes calibration.json: how often the token of each rank is
+  right, and the trees that this suits, by their number of nodes.
+  """
   target, frozen = run.bundle.target, run.bundle.params["target"]
   options = run.adapt(options)
   windows = data.Windows(run.train, options.batch, options.length, run.seed)
@@ -94,15 +102,22 @@ def draft_heads(options: token_heads.TokenHeadRecipe, run: Run
   judged = run.own_text(
       dataclasses.replace(options, own_windows=_JUDGED), run.heldout,
       temperatures=(0.0,))
+  start = int(BEGUN * options.length)
   evaluate = token_heads.evaluator(
       options, target, frozen, expansion.Shape((1,) * options.levels), judged,
-      int(BEGUN * options.length))
+      start)
   with run.progress(options.num_steps) as on_step:
     params = loop.fit(
         token_heads.recipe(options, target, frozen), windows,
         num_steps=options.num_steps, folder=run.folder, frozen=frozen,
         seed=run.seed, checkpoint_every=run.checkpoint_every, on_step=on_step,
         evaluate=evaluate)
+  accepts = token_heads.rank_accuracy(
+      options, target, frozen, params, judged, start, _RANKS)
+  report.write_json(run.folder / "calibration.json", {
+      "accepts": accepts.tolist(),
+      "trees": {nodes: shapes.calibrated(accepts, nodes)
+                for nodes in _CALIBRATED}})
   return dict(options.hyper), params
 
 

@@ -217,7 +217,7 @@ def _read_description(path):
 
 
 def _hashable(value):
-  return tuple(value) if isinstance(value, list) else value
+  return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 def _config(fields, folder, model_name):

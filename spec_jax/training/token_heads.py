@@ -54,9 +54,9 @@ class TokenHeadRecipe:
   levels: int = 4
   encoder_layers: int = 0
   num_steps: int = 300
-  batch: int = 32
-  length: int = 128
-  own_windows: int = 1024
+  batch: int = 16
+  length: int = 256
+  own_windows: int = 512
   learning_rate: float = 2e-3
   floor: float = 0.0
   warmup: float = 0.05
@@ -277,6 +277,45 @@ def simulated(heads: Heads, params: Any, frozen: Any, plan: Any,
       heads.network, params["heads"], features[0, :path.shape[0]],
       contract.Ends(heads.target, frozen)))
   return accepted(tree, path[:, 1:])
+
+
+def rank_accuracy(options: TokenHeadRecipe, target: contract.LinenModel,
+                  frozen: Any, params: Any, windows: np.ndarray, start: int,
+                  num_ranks: int) -> np.ndarray:
+  """How often the token of each rank is the right one, level by level.
+
+  What `trees.shapes.calibrated` plans a tree with (Medusa, Sec. 2.3.3).
+
+  Args:
+    options: gives the networks and the levels.
+    target: the model.
+    frozen: its parameters.
+    params: the heads'.
+    windows: see `evaluator`.
+    start: see `evaluator`.
+    num_ranks: R.
+
+  Returns:
+    `f64[D, R]`, given that all levels before were right. A rank counts no
+    more than the one before it: it is drafted only beside that.
+  """
+  heads = assemble(options, target)
+
+  @jax.jit
+  def ranks(params, frozen, window):
+    tokens = window[None]
+    path = following(tokens, options.levels + 1)
+    grounds = heads.ground(params, heads.read(frozen, tokens), tokens)
+    found = heads.network.apply(
+        {"params": params["heads"]}, grounds[:, :path.shape[1]], path[..., :-1],
+        contract.Ends(heads.target, frozen))
+    top = jax.lax.top_k(found, num_ranks)[1]
+    return (top == path[..., 1:, None])[0, start - 2:].mean(0)
+
+  found = np.mean(
+      [np.asarray(ranks(params, frozen, window.astype(np.int32)), np.float64)
+       for window in windows], axis=0)
+  return np.minimum.accumulate(found, axis=1)
 
 
 def block_efficiency(found: np.ndarray) -> float:

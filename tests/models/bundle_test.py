@@ -27,7 +27,7 @@ def folder(tmp_path):
             for name, config in configs.items()}
   bundle_lib.save(tmp_path / "toy", "toy", configs, params, file,
                   [{"prompt": "def é", "source": "a.py:1"}],
-                  {"mcsd": {"branching": (2, 1)}})
+                  {"mcsd": {"branching": (2, (1, 0))}})
   return tmp_path / "toy", configs, params
 
 
@@ -41,7 +41,7 @@ def test_round_trip(folder):
   chex.assert_trees_all_equal(bundle.params, rounded)
   assert bundle.prompts == ("def é",)
   assert bundle.end_of_text == 0
-  assert bundle.tuned == {"mcsd": {"branching": (2, 1)}}
+  assert bundle.tuned == {"mcsd": {"branching": (2, (1, 0))}}
   assert bundle.tokenizer.decode(bundle.tokenizer.encode("def é")) == "def é"
 
 

@@ -16,6 +16,7 @@ from spec_jax.training import data
 from spec_jax.training import loop
 from spec_jax.training import token_heads
 from spec_jax.trees import expansion
+from spec_jax.trees import shapes
 from tests import toy
 from tests.drafters import token_head_drafter_test as drafters
 
@@ -183,6 +184,27 @@ def test_dropout_is_for_training_alone():
       kind, target, frozen(), expansion.Shape((1,)), own_texts()[:2], 4)(params)
            for kind in (options, calm)]
   assert found[0] == found[1]
+
+
+def test_rank_accuracy_plans_trees():
+  """The share of places where each rank is the text's token, by hand."""
+  options, target = RECIPES["hydra"], toy.bundle().target
+  params, texts = start(options), own_texts()[:4]
+  found = token_heads.rank_accuracy(
+      options, target, frozen(), params, texts, 4, 5)
+  heads = token_heads.assemble(options, target)
+  tokens = jnp.asarray(texts, jnp.int32)
+  path = np.asarray(token_heads.following(tokens, 4))[:, 2:]
+  grounds = heads.ground(params, heads.read(frozen(), tokens), tokens)
+  logits = np.asarray(jax.jit(functools.partial(
+      heads.network.apply, ends=contract.Ends(target, frozen())))(
+          {"params": params["heads"]}, grounds[:, 2:2 + path.shape[1]],
+          path[..., :-1]))
+  order = np.argsort(-logits, axis=-1)[..., :5]
+  share = (order == path[..., 1:, None]).mean((0, 1))
+  np.testing.assert_allclose(found, np.minimum.accumulate(share, 1), atol=1e-6)
+  tree = shapes.calibrated(found, 6)
+  assert len(shapes.paths_of(tree)) == 5
 
 
 def test_accepted_follows_paths_only():
