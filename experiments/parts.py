@@ -19,6 +19,7 @@ from spec_jax.models import recurrent_heads
 from spec_jax.models import token_heads as networks
 from spec_jax.systems.heads import clover_2
 from spec_jax.systems.heads import hydra_pp
+from spec_jax.systems.retrieval import superposed
 from spec_jax.training import acceptance
 from spec_jax.training import bigrams
 from spec_jax.training import data
@@ -133,6 +134,13 @@ def fluency(run: Run) -> tuple[dict[str, Any], Any]:
   return {}, ngram.to_params(model)
 
 
+def count_ratios(run: Run) -> tuple[dict[str, Any], Any]:
+  """The n-grams of superposed drafts: plain ratios of counts."""
+  model = ngrams.count(run.train, run.bundle.target.vocab_size,
+                       order=superposed.ORDER, discount=1e-6, least=4)
+  return {}, ngram.to_params(model)
+
+
 # Draft heads by system. Four levels: the depth of the published trees.
 HEADS: MappingProxyType[str, token_heads.TokenHeadRecipe] = MappingProxyType({
     "medusa_1": token_heads.TokenHeadRecipe(
@@ -169,6 +177,7 @@ TRAINERS: MappingProxyType[str, Callable[[Run], tuple[dict[str, Any], Any]]] = (
                 decision.DecisionNetwork(), is_ahead=True,
                 mismatch_weight=1.0)),
         "cs_drafting": successors, "bpd_rescored": fluency,
+        "superposed": count_ratios,
         **{name: functools.partial(draft_heads, options)
            for name, options in HEADS.items()},
     }))

@@ -68,7 +68,7 @@ HEADS = {"specdec_pp": {"num_blocks": 1}, "mcsd_improved": {"widths": (8,)},
          "hydra": {"num_heads": 4},
          "hydra_pp": {"num_heads": 4, "num_layers": 2, "dropout": 0.2},
          "recurrent_drafter": {"num_layers": 1}, "bpd": {"hidden": 8},
-         "bpd_rescored": {}, "clover_2": {"num_heads": 4},
+         "bpd_rescored": {}, "superposed": {}, "clover_2": {"num_heads": 4},
          "token_embedding_speculator": {"inner": 8, "scales_input": True}}
 # Which of them are heads on the target's features, and what encodes these.
 TOKEN_HEADS = {"medusa_1": (token_heads.MedusaHeads, 0),
@@ -91,6 +91,8 @@ def head_params(vocab_size=VOCAB):
   successors = jnp.roll(jnp.arange(vocab_size, dtype=jnp.int32), 3)
   stream = np.random.default_rng(8).integers(0, vocab_size, 400)
   params["bpd_rescored"] = ngram.to_params(ngrams.count(stream, vocab_size, 3))
+  params["superposed"] = ngram.to_params(
+      ngrams.count(stream, vocab_size, 4, discount=1e-6))
   params |= {name: token_head_params(name, vocab_size) for name in TOKEN_HEADS}
   return {**params, "cs_drafting": {"successors": successors}}
 

@@ -50,6 +50,20 @@ class Ngrams:
       found = jnp.where(is_known, self.log_probs[size][child], longer)
     return found
 
+  def seen(self, history: jax.Array, token: jax.Array) -> jax.Array:
+    """`f32[..., n - 1]`: after the last 1, 2, ... tokens of `history`.
+
+    Probabilities of `token` without backing off, 0 where the n-gram is unknown.
+    Arguments as `score`.
+    """
+    found = []
+    for size in range(1, self.order):
+      node, exists = self._find(history[..., self.order - 1 - size:])
+      child, is_known = self._child(size, node, token)
+      found.append(jnp.where(
+          is_known & exists, jnp.exp(self.log_probs[size][child]), 0.0))
+    return jnp.stack(found, axis=-1)
+
   def _find(self, path):
     """The node of `i32[..., m]`, and whether there is one."""
     node, exists = jnp.maximum(path[..., 0], 0), path[..., 0] >= 0
