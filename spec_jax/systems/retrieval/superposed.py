@@ -97,8 +97,8 @@ class SuperposedDrafter:
   def __post_init__(self):
     if not 1 <= self.num_drafts <= self.num_tokens <= self.model.vocab_size:
       raise ValueError(
-          f"num_drafts={self.num_drafts}, num_tokens={self.num_tokens}: expected"
-          " 1 <= num_drafts <= num_tokens <= the vocabulary's"
+          f"num_drafts={self.num_drafts}, num_tokens={self.num_tokens}:"
+          " expected 1 <= num_drafts <= num_tokens <= the vocabulary's"
           f" {self.model.vocab_size}.")
     if not 0 <= self.alpha <= 1 or self.temperature <= 0:
       raise ValueError(f"alpha={self.alpha}, temperature={self.temperature}:"
