@@ -20,7 +20,8 @@ class Needs:
   """What a drafter asks of the other parts, and what it gives.
 
   Attributes:
-    taps: target features it reads in `Outcome.out.taps`.
+    taps: target features it reads, of the prompt in the fifth argument of
+      `prefill` and then in `Outcome.out.taps`.
     target_cache: whether it reads the target's keys and values.
     host_store: whether it must talk to the host between rounds; it then is a
       `HostDrafter`.
@@ -93,7 +94,15 @@ class Drafter(Protocol):
 
   def prefill(self, params: Any, state: Any, tokens: jax.Array,
               count: jax.Array) -> Any:
-    """Absorbs a chunk of prompt `i32[B, T]`, `count` `i32[B]` of it valid."""
+    """Absorbs a chunk of prompt `i32[B, T]`, `count` `i32[B]` of it valid.
+
+    The chunks of a row add up to its prompt without the last token, which
+    becomes the root. With `needs.taps` there is a fifth argument `taps`: by
+    name the target's features `[B, T, E]` of the chunk, those at or beyond
+    `count` of padding. What pairs a feature with the token after it keeps the
+    last one for the next chunk; padding only ever follows a row's prompt, so a
+    chunk of `count` 0 must leave the row as it is.
+    """
 
   def propose(self, params: Any, state: Any, ctx: types.Context,
               sampling: sampling_lib.Sampling

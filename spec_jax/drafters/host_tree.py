@@ -45,7 +45,7 @@ class HostTree:
   def init(self, params, batch, capacity):
     return ()
 
-  def prefill(self, params, state, tokens, count):
+  def prefill(self, params, state, tokens, count, taps=None):
     return state
 
   def ask(self, params, state, ctx):

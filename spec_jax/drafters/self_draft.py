@@ -134,7 +134,7 @@ class SelfDrafter:
     return SelfDraftState(policy, self.policy.plan(self.model, policy),
                           jnp.ones((batch,), jnp.int32))
 
-  def prefill(self, params, state, tokens, count):
+  def prefill(self, params, state, tokens, count, taps=None):
     return state.replace(start=state.start + count)
 
   def propose(self, params, state, ctx, sampling):

@@ -99,10 +99,11 @@ def start(system: system_lib.System, params: types.Params, prompts: Prompts,
     cache, drafter = carry
     tokens = jax.lax.dynamic_slice_in_dim(text, i * chunk, chunk, axis=1)
     count = jnp.clip(prompts.length - 1 - i * chunk, 0, chunk)
-    cache = prefill_lib.absorb(
-        system.target, params.target, cache, tokens, count)
+    wanted = system.drafter.needs.taps
+    cache, taps = prefill_lib.read(
+        system.target, params.target, cache, tokens, count, wanted)
     return cache, system.drafter.prefill(
-        params.drafter, drafter, tokens, count)
+        params.drafter, drafter, tokens, count, *((taps,) if wanted else ()))
 
   # Without the barrier XLA knows that the caches are zero and folds the first
   # chunk's attention over them at compile time, slowly.
