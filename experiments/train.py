@@ -123,6 +123,9 @@ def define(values: flags.FlagValues) -> None:
                       " finished bundle.", flag_values=values)
   flags.DEFINE_string("corpus", None, "Folder of *.py files; default: this"
                       " interpreter's standard library.", flag_values=values)
+  flags.DEFINE_integer("num_steps", None, "With --system: optimiser steps"
+                       " instead of the recipe's.", lower_bound=1,
+                       flag_values=values)
   flags.DEFINE_integer("checkpoint_every", 50, "Steps between checkpoints.",
                        lower_bound=1, flag_values=values)
   flags.DEFINE_integer("seed", 0, "Of weights and data order.",
@@ -171,7 +174,8 @@ def train_part(values) -> int:
       bundle=bundle, train=data.pack(tokenizer, corpus.train),
       heldout=data.pack(tokenizer, texts), own_text=own, folder=folder / name,
       seed=values.seed, checkpoint_every=values.checkpoint_every,
-      progress=functools.partial(progress, name)))
+      progress=functools.partial(progress, name),
+      num_steps=values.num_steps))
   for place in [folder] + [home] * values.install:
     print(bundle_lib.save_head(place, name, hyper, params))
   return 0

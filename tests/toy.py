@@ -15,6 +15,7 @@ from spec_jax.controllers import learned
 from spec_jax.executors import decoding
 from spec_jax.models import config as config_lib
 from spec_jax.models import contract
+from spec_jax.models import feature_model
 from spec_jax.stores import datastore as datastore_lib
 from spec_jax.stores import dense_index
 from spec_jax.stores import dense_store as dense_store_lib
@@ -59,7 +60,7 @@ def bundle(end_of_text=None, draft_noise=0.25) -> ToyBundle:
 
 # Trained parts of systems, here with random parameters.
 HEADS = {"specdec_pp": {"num_blocks": 1}, "mcsd_improved": {"widths": (8,)},
-         "cs_drafting": {}}
+         "cs_drafting": {}, "eagle_2": {}}
 
 
 def head_params(vocab_size=VOCAB):
@@ -69,6 +70,11 @@ def head_params(vocab_size=VOCAB):
       "mcsd_improved": decision.DecisionNetwork(**HEADS["mcsd_improved"])}
   params = {name: network.init(jax.random.key(3), features)["params"]
             for name, network in networks.items()}
+  target = contract.decoder_model(config())
+  nets = {name: feature_model.from_hyper(target, name, HEADS[name])
+          for name in ("eagle_2",)}
+  params |= {name: jax.jit(net.init)(jax.random.key(4))
+             for name, net in nets.items()}
   successors = jnp.roll(jnp.arange(vocab_size, dtype=jnp.int32), 3)
   return {**params, "cs_drafting": {"successors": successors}}
 

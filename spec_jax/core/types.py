@@ -57,6 +57,13 @@ class FreshKV:
   def num_tokens(self) -> int:
     return self.positions.shape[1]
 
+  def then(self, new: "FreshKV") -> "FreshKV":
+    """The same with further tokens behind."""
+    join = lambda a, b: jnp.concatenate([a, b], axis=2)
+    return FreshKV(
+        tuple(map(join, self.k, new.k)), tuple(map(join, self.v, new.v)),
+        jnp.concatenate([self.positions, new.positions], axis=1))
+
 
 @struct.dataclass
 class ModelOut:

@@ -14,6 +14,7 @@ from spec_jax.controllers import learned
 from spec_jax.models import bundle as bundle_lib
 from spec_jax.training import acceptance
 from spec_jax.training import data
+from spec_jax.training import features
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -49,19 +50,28 @@ def corpus(tmp_path):
   return folder
 
 
+SMALL_TRAINING = dict(num_steps=2, batch=2, length=16, own_windows=4)
+# By system, the options of its trainer in place of those it has.
+SMALL = {
+    "specdec_pp": acceptance.AcceptanceRecipe(
+        learned.AcceptanceHead(1), **SMALL_TRAINING),
+    "mcsd_improved": acceptance.AcceptanceRecipe(
+        decision.DecisionNetwork((4,)), **SMALL_TRAINING),
+    "eagle_2": features.FeatureRecipe(
+        judged_windows=2, judged_depth=2, **SMALL_TRAINING),
+}
+
+
 @pytest.mark.parametrize("system", sorted(parts.TRAINERS))
 def test_part_of_a_system_is_trained_and_used(
     system, tiny, corpus, tmp_path, monkeypatch, capsys):
   home = tmp_path / "bundle"
   shutil.copytree(tiny, home)
   shutil.rmtree(home / "heads")
-  if system != "cs_drafting":
-    network = {"specdec_pp": learned.AcceptanceHead(1),
-               "mcsd_improved": decision.DecisionNetwork((4,))}[system]
-    options = acceptance.AcceptanceRecipe(
-        network, num_steps=2, batch=2, length=16, own_windows=4)
+  if system in SMALL:
+    trainer = parts.TRAINERS[system]
     monkeypatch.setattr(parts, "TRAINERS", {system: functools.partial(
-        parts.acceptance_head, options)})
+        trainer.func, *trainer.args[:-1], SMALL[system])})
   with pytest.raises(ValueError, match=f"trained part '{system}'.*train"):
     systems.build(system, bundle_lib.load_bundle(home))
   # Training libraries mix dtypes.
