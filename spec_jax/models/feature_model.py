@@ -118,6 +118,14 @@ def layer_config(target: config_lib.DecoderConfig, num_layers: int = 1
       post_norms=False)
 
 
+def three_depths(num_layers: int) -> tuple[int, int, int]:
+  """EAGLE-3's taps: what enters the layers 2, M / 2 and M - 3 of M.
+
+  From the repository of arXiv 2503.01840; layers count from 0.
+  """
+  return min(2, num_layers), num_layers // 2, max(0, num_layers - 3)
+
+
 def from_hyper(target: contract.LinenModel, part: str, hyper: dict[str, Any],
                vocabulary: str | None = None) -> FeatureModel:
   """The model of a trained part.

@@ -42,6 +42,7 @@ class FeatureRecipe:
     feature_weight: of SmoothL1 of the features, a mean over their width.
     law_weight: of the cross-entropy from the target's law.
     noise: amplitude of uniform noise on the target's features that are read.
+    vocabulary: tokens of a net with a head of its own, at most.
     judged_windows: of held-out text, continued by the target.
     judged_depth: drafts per prefix of them.
     dtype: of the training's forward and backward passes.
@@ -60,24 +61,24 @@ class FeatureRecipe:
   feature_weight: float = 1.0
   law_weight: float = 0.1
   noise: float = 0.1
+  vocabulary: int = 1024
   judged_windows: int = 16
   judged_depth: int = 5
   dtype: str = "bfloat16"
 
 
 def recipe(options: FeatureRecipe, model: feature_model.FeatureModel,
-           start: Any = None) -> loop.Recipe:
+           frozen: Any = None) -> loop.Recipe:
   """For `loop.fit`; `frozen` are all other parts' parameters, by part.
 
   Args:
     options: of the training.
     model: the net; its dtype is that of the recipe.
-    start: parameters to begin with, or None.
+    frozen: gives an output head of the net's own its start, see `start`.
   """
   model = in_dtype(model, options.dtype)
   make = optimizers.BY_NAME[options.optimizer]
-  init = (lambda key: near_identity(model.init(key))) if start is None else (
-      lambda key: start)
+  init = lambda key: start(model, frozen, key)
 
   def loss(params, frozen, tokens, key):
     return objective(options, model, params, frozen, tokens, key)
@@ -85,6 +86,19 @@ def recipe(options: FeatureRecipe, model: feature_model.FeatureModel,
   return loop.Recipe(init, loss, make(
       options.learning_rate, options.num_steps,
       warmup=min(50, max(1, options.num_steps // 4)), decay=options.decay))
+
+
+def start(model: feature_model.FeatureModel, frozen: Any, key: jax.Array
+          ) -> Any:
+  """Fresh parameters; a head of its own is the target's, rows and norm."""
+  params = near_identity(model.init(key))
+  if not model.net.head_size or frozen is None:
+    return params
+  target = frozen["target"]
+  rows = target["embedding" if model.target.config.tie_embeddings else "head"]
+  ids = model.token_ids(frozen)
+  return {**params, "head_norm": target["final_norm"],
+          "head": rows if ids is None else rows[ids]}
 
 
 def near_identity(params: Any, scale: float = 0.1) -> Any:
