@@ -110,9 +110,9 @@ def near_identity(params: Any, scale: float = 0.1) -> Any:
 
   def shrink(path, leaf):
     names = [entry.key for entry in path]
-    if names[-2:] == ["project", "kernel"]:
-      half = leaf.shape[0] - leaf.shape[1]
-      return (scale * leaf).at[half:].add(
+    if names[-2:] in (["project", "kernel"], ["entry", "kernel"]):
+      # What comes last is the feature, or the deepest of several.
+      return (scale * leaf).at[-leaf.shape[1]:].add(
           jnp.eye(leaf.shape[1], dtype=leaf.dtype))
     is_last = names[-2:] in (["out", "kernel"], ["down", "kernel"])
     return scale * leaf if is_last else leaf
