@@ -14,6 +14,7 @@ from spec_jax.controllers import decision
 from spec_jax.evaluation import report
 from spec_jax.models import bundle as bundle_lib
 from spec_jax.models import clover_heads
+from spec_jax.models import feature_model
 from spec_jax.models import ngram
 from spec_jax.models import recurrent_heads
 from spec_jax.models import token_heads as networks
@@ -23,9 +24,11 @@ from spec_jax.systems.retrieval import superposed
 from spec_jax.training import acceptance
 from spec_jax.training import bigrams
 from spec_jax.training import data
+from spec_jax.training import features
 from spec_jax.training import loop
 from spec_jax.training import ngrams
 from spec_jax.training import token_heads
+from spec_jax.training import vocabulary
 from spec_jax.trees import expansion
 from spec_jax.trees import shapes
 
@@ -122,6 +125,87 @@ def draft_heads(options: token_heads.TokenHeadRecipe, run: Run
   return dict(options.hyper), params
 
 
+def feature_net(name: str, options: features.FeatureRecipe, run: Run
+                ) -> tuple[dict[str, Any], Any]:
+  """A net that guesses features; goes on from its last checkpoint."""
+  return _fit_features(
+      name, run.adapt(options), run, options.hyper, {},
+      run.own_text(options, run.train))
+
+
+def eagle_3(options: features.FeatureRecipe, run: Run
+            ) -> tuple[dict[str, Any], Any]:
+  """Three taps of the target, and a head for its most frequent tokens."""
+  options, config = run.adapt(options), run.bundle.target.config
+  own = run.own_text(options, run.train)
+  ids = _written(options, run, own, options.vocabulary)
+  return _fit_features("eagle_3", options, run, {
+      "taps": feature_model.three_depths(config.num_layers),
+      "fusion": "attend", "head_size": len(ids), **options.hyper},
+                       {feature_model.TOKEN_IDS: ids}, own)
+
+
+def _fit_features(name, options, run, hyper, fixed, own):
+  """Trains a net; `fixed` are parameters of its part that are not trained."""
+  bundle = run.bundle
+  model = feature_model.from_hyper(
+      bundle.target, name, hyper, name if fixed else None)
+  frozen = {"target": bundle.params["target"], name: fixed}
+  windows = data.Mixed(
+      data.Windows(run.train, options.batch, options.length, run.seed), own,
+      run.seed)
+  judged = run.own_text(dataclasses.replace(
+      options, own_windows=options.judged_windows), run.heldout)
+  with run.progress(options.num_steps) as on_step:
+    params = loop.fit(
+        features.recipe(options, model, frozen), windows,
+        num_steps=options.num_steps, folder=run.folder, frozen=frozen,
+        seed=run.seed, checkpoint_every=run.checkpoint_every, on_step=on_step,
+        evaluate_every=max(1, options.num_steps // 4),
+        evaluate=features.evaluator(options, model, frozen, judged))
+  return hyper, {**params, **fixed}
+
+
+def _written(options, run, own, size):
+  """The tokens that the target wrote most, and its end of text."""
+  end = run.bundle.end_of_text
+  vocab_size = run.bundle.target.vocab_size
+  return vocabulary.most_frequent(
+      own[:, options.length // 4:], vocab_size, min(size, vocab_size),
+      () if end is None else (end,))
+
+
+@dataclasses.dataclass(frozen=True)
+class VocabularyRecipe:
+  """How the tokens of a draft are chosen.
+
+  Attributes:
+    size: how many.
+    own_windows: of text that the target writes, where that is counted.
+    length: tokens per window, the first quarter of them the corpus's.
+  """
+
+  size: int = 512
+  own_windows: int = 512
+  length: int = 256
+
+
+def corpus_vocabulary(options: VocabularyRecipe, run: Run
+                      ) -> tuple[dict[str, Any], Any]:
+  """The tokens most frequent in the corpus."""
+  vocab_size = run.bundle.target.vocab_size
+  return {}, {feature_model.TOKEN_IDS: vocabulary.most_frequent(
+      run.train, vocab_size, min(options.size, vocab_size))}
+
+
+def own_vocabulary(options: VocabularyRecipe, run: Run
+                   ) -> tuple[dict[str, Any], Any]:
+  """The tokens that the target writes most."""
+  own = run.own_text(options, run.train)
+  return {}, {feature_model.TOKEN_IDS: _written(
+      options, run, own, options.size)}
+
+
 def successors(run: Run) -> tuple[dict[str, Any], Any]:
   """Max-Gram's table, counted."""
   return {}, {"successors": bigrams.successors(
@@ -180,4 +264,11 @@ TRAINERS: MappingProxyType[str, Callable[[Run], tuple[dict[str, Any], Any]]] = (
         "superposed": count_ratios,
         **{name: functools.partial(draft_heads, options)
            for name, options in HEADS.items()},
+        "eagle_2": functools.partial(
+            feature_net, "eagle_2", features.FeatureRecipe()),
+        "eagle_3": functools.partial(eagle_3, features.FeatureRecipe(
+            num_steps=300, batch=8, steps=4, feature_weight=0.0,
+            law_weight=1.0, noise=0.0)),
+        "fr_spec": functools.partial(corpus_vocabulary, VocabularyRecipe()),
+        "vocab_trim": functools.partial(own_vocabulary, VocabularyRecipe()),
     }))

@@ -16,6 +16,7 @@ from spec_jax.executors import decoding
 from spec_jax.models import clover_heads
 from spec_jax.models import config as config_lib
 from spec_jax.models import contract
+from spec_jax.models import feature_model
 from spec_jax.models import ngram
 from spec_jax.models import recurrent_heads
 from spec_jax.models import token_heads
@@ -69,7 +70,9 @@ HEADS = {"specdec_pp": {"num_blocks": 1}, "mcsd_improved": {"widths": (8,)},
          "hydra_pp": {"num_heads": 4, "num_layers": 2, "dropout": 0.2},
          "recurrent_drafter": {"num_layers": 1}, "bpd": {"hidden": 8},
          "bpd_rescored": {}, "superposed": {}, "clover_2": {"num_heads": 4},
-         "token_embedding_speculator": {"inner": 8, "scales_input": True}}
+         "token_embedding_speculator": {"inner": 8, "scales_input": True},
+         "eagle_2": {}, "fr_spec": {}, "vocab_trim": {},
+         "eagle_3": {"taps": (0, 1, 2), "fusion": "attend", "head_size": 8}}
 # Which of them are heads on the target's features, and what encodes these.
 TOKEN_HEADS = {"medusa_1": (token_heads.MedusaHeads, 0),
                "hydra": (token_heads.HydraHeads, 0),
@@ -79,6 +82,9 @@ TOKEN_HEADS = {"medusa_1": (token_heads.MedusaHeads, 0),
                    recurrent_heads.MlpSpeculator, 0),
                "bpd": (token_heads.BlockwiseHeads, 0),
                "clover_2": (clover_heads.CloverHeads, 2)}
+# What the drafts know of the toy vocabulary, where that is not all.
+TOKEN_IDS = {"eagle_3": (0, 1, 2, 4, 5, 7, 10, 11),
+             "fr_spec": (0, 1, 3, 4, 5, 8, 10), "vocab_trim": (1, 2, 6, 9, 10)}
 
 
 def head_params(vocab_size=VOCAB):
@@ -88,6 +94,14 @@ def head_params(vocab_size=VOCAB):
       "mcsd_improved": decision.DecisionNetwork(**HEADS["mcsd_improved"])}
   params = {name: network.init(jax.random.key(3), features)["params"]
             for name, network in networks.items()}
+  target = contract.decoder_model(config())
+  nets = {name: feature_model.from_hyper(target, name, HEADS[name])
+          for name in ("eagle_2", "eagle_3")}
+  params |= {name: jax.jit(net.init)(jax.random.key(4))
+             for name, net in nets.items()}
+  for name, ids in TOKEN_IDS.items():
+    params[name] = {**params.get(name, {}),
+                    "token_ids": jnp.asarray(ids, jnp.int32)}
   successors = jnp.roll(jnp.arange(vocab_size, dtype=jnp.int32), 3)
   stream = np.random.default_rng(8).integers(0, vocab_size, 400)
   params["bpd_rescored"] = ngram.to_params(ngrams.count(stream, vocab_size, 3))

@@ -49,6 +49,8 @@ class _Loop:
     is_fed: `bool[B, F]`.
     laws: `f[B, F, V]`, that drew their children; None if none is random.
     seen: `bool[B, W, V]`, see `level_drafter.seen_by_root`.
+    hidden: `f[B, W, E]`, what the forwards of the parents handed down to the
+      frontier; None of models that hand down nothing.
   """
 
   level: jax.Array
@@ -59,6 +61,7 @@ class _Loop:
   is_fed: jax.Array
   laws: jax.Array | None
   seen: jax.Array | None
+  hidden: jax.Array | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,16 +130,46 @@ class GrownDraftModel(level_drafter.ModelDrafter):
         slots=jnp.zeros((batch, self.num_nodes), jnp.int32))
 
   def propose(self, params, state, ctx, sampling):
+    root, cache = self.feed_root(
+        self.model_params(params), state.cache, ctx, self._taps)
+    tree, fresh, slots = self.grow(
+        params, state.fresh, cache, ctx, sampling, root)
+    return tree, GrownState(cache, fresh, slots)
+
+  def grow(self, params, fresh, cache, ctx, sampling, root, token_ids=None):
+    """The tree below the root.
+
+    Args:
+      params: of the drafter.
+      fresh: room for the keys and values of F nodes.
+      cache: the draft model's.
+      ctx: gives text and keys.
+      sampling: of the target.
+      root: what the draft model says of the root; taps of the name "hidden"
+        are handed to the forwards of its children, and so on.
+      token_ids: `i32[Z]`, the tokens that the model's logits stand for; None
+        where they are all tokens.
+
+    Returns:
+      The tree, `fresh` with what was fed, and `i32[B, N]`, where in it the
+      nodes are; F for a node that was not fed.
+    """
     policy = self.policy.at(sampling)
     own = None if self.names is None else params[self.names[1]]
     params = self.model_params(params)
-    root, cache = self.feed_root(params, state.cache, ctx, self._taps)
     sampling = policy.sampling(sampling)
     seen = level_drafter.seen_by_root(self.model, ctx, sampling)
-    loop = self._start(policy, ctx, root, seen, state.fresh)
-    extend = lambda loop, out, fresh: self._extend(
-        policy, loop, sampling.probs(out.logits, loop.seen), fresh,
-        self._proceeds(own, out, loop.frontier))
+    loop = self._start(policy, ctx, root, seen, fresh)
+
+    def extend(loop, out, fresh):
+      known = loop.seen
+      if known is not None and token_ids is not None:
+        known = known[:, :, token_ids]
+      return self._extend(
+          policy, loop, sampling.probs(out.logits, known), fresh,
+          self._proceeds(own, out, loop.frontier),
+          out.taps.get(level_drafter.HIDDEN), token_ids)
+
     loop = extend(loop, root, None)
 
     def body(loop):
@@ -145,10 +178,9 @@ class GrownDraftModel(level_drafter.ModelDrafter):
                                 loop.ancestors.shape[:2] + (width,))
       positions = jnp.broadcast_to(
           ctx.length[:, None] - 1 + loop.level, frontier.tokens.shape)
-      out = self.model.forward(
-          params, frontier.tokens, positions,
-          jnp.concatenate([loop.ancestors, itself], axis=2), cache,
-          past=loop.fresh, taps=self._taps)
+      out = self.feed(
+          params, frontier.tokens, loop.hidden, positions,
+          jnp.concatenate([loop.ancestors, itself], axis=2), cache, loop.fresh)
       return extend(loop, out, out.fresh)
 
     if self.depth > 1:  # Else there is no room to trace the body with.
@@ -161,7 +193,13 @@ class GrownDraftModel(level_drafter.ModelDrafter):
       laws = jnp.pad(loop.laws, ((0, 0), (0, 1), (0, 0)))
       tree = tree.replace(
           q=jnp.take_along_axis(laws, slots[:, :, None], axis=1))
-    return tree, GrownState(cache, loop.fresh, slots)
+    return tree, loop.fresh, slots
+
+  def feed(self, params, tokens, hidden, positions, mask, cache, past):
+    """The forward of nodes; `hidden` is what their parents handed down."""
+    del hidden
+    return self.model.forward(
+        params, tokens, positions, mask, cache, past=past, taps=self._taps)
 
   def update(self, params, state, outcome):
     slots = jnp.take_along_axis(state.slots, outcome.verdict.path, axis=1)
@@ -187,9 +225,10 @@ class GrownDraftModel(level_drafter.ModelDrafter):
         jnp.zeros((), jnp.int32), growth, frontier,
         jnp.zeros((batch, 1, self.num_fed), bool),
         level_drafter.write(fresh, root.fresh, 0),
-        jnp.zeros((batch, self.num_fed), bool), laws, seen)
+        jnp.zeros((batch, self.num_fed), bool), laws, seen,
+        root.taps.get(level_drafter.HIDDEN))
 
-  def _extend(self, policy, loop, law, fresh, proceeds):
+  def _extend(self, policy, loop, law, fresh, proceeds, hidden, token_ids):
     """Grows a level from the laws of the frontier."""
     batch, width = loop.frontier.tokens.shape
     # The root, then W nodes a level.
@@ -197,21 +236,23 @@ class GrownDraftModel(level_drafter.ModelDrafter):
     put = lambda a, new: jax.lax.dynamic_update_slice_in_dim(
         a, new, first, axis=1)
     growth, frontier = growth_lib.extend(
-        policy, loop.growth, loop.frontier, law, loop.level, proceeds)
+        policy, loop.growth, loop.frontier, law, loop.level, proceeds,
+        token_ids)
     own = first + jnp.arange(width)[:, None] == jnp.arange(self.num_fed)[None]
     path = loop.ancestors | own[None]
     gather = lambda a: jnp.take_along_axis(a, frontier.places[:, :, None], 1)
     seen = loop.seen
     if seen is not None:
       seen = gather(seen) | jax.nn.one_hot(
-          frontier.tokens, law.shape[-1], dtype=bool)
+          frontier.tokens, seen.shape[-1], dtype=bool)
     return _Loop(
         level=loop.level + 1, growth=growth, frontier=frontier,
         ancestors=gather(path),
         fresh=loop.fresh if fresh is None else level_drafter.write(
             loop.fresh, fresh, first),
         is_fed=put(loop.is_fed, loop.frontier.exists),
-        laws=None if loop.laws is None else put(loop.laws, law), seen=seen)
+        laws=None if loop.laws is None else put(loop.laws, law), seen=seen,
+        hidden=None if hidden is None else gather(hidden))
 
   def _slots(self, loop, kept):
     """`i32[B, N]`, where the kept candidates were fed; F if they were not."""

@@ -18,6 +18,9 @@ from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import types
 from spec_jax.models import prefill as prefill_lib
 
+# The tap that a node's forward hands down to those of its children.
+HIDDEN = "hidden"
+
 
 @struct.dataclass
 class DraftModelState:
@@ -142,30 +145,46 @@ class LevelDrafter(ModelDrafter):
     """As `propose`, with the model's logits at the root, `f32[B, V]`."""
     params = self.model_params(params)
     root, cache = self.feed_root(params, state.cache, ctx)
+    tree, fresh = self.grow(params, cache, ctx, sampling, root)
+    return tree, DraftModelState(cache, fresh), root.logits[:, 0]
+
+  def grow(self, params, cache, ctx, sampling, root
+           ) -> tuple[types.DraftTree, types.FreshKV]:
+    """The tree below the root, of which the model says `root`; what was fed."""
     grower = self.grower(ctx, sampling)
-    logits, fresh = root.logits, root.fresh
+    out, fresh = root, root.fresh
     for level in range(self.depth):
-      grower.draw_level(level, logits)
+      grower.draw_level(level, out.logits)
       if level + 1 < self.depth:
         out = self._feed_level(params, cache, fresh, grower, level + 1,
-                               ctx.length)
-        logits, fresh = out.logits, _append(fresh, out.fresh)
-    return grower.tree(), DraftModelState(cache, fresh), root.logits[:, 0]
+                               ctx.length, out)
+        fresh = fresh.then(out.fresh)
+    return grower.tree(), fresh
 
   def update(self, params, state, outcome):
     """Commits the accepted inner nodes; an accepted leaf is fed next round."""
     slots = jnp.asarray(self.slots)[outcome.verdict.path]
     return commit_fed(state, outcome.verdict, slots)
 
-  def _feed_level(self, params, cache, fresh, grower, level, length):
+  def _feed_level(self, params, cache, fresh, grower, level, length, above):
     start, stop = self.level_starts[level:level + 2]
     nodes = np.asarray(self.fed[level])
     seen = np.concatenate(self.fed[:level + 1]).astype(np.int32)
     tokens = pick(grower.tokens[level], nodes - start)
     mask = pick(pick(grower.ancestors(level), nodes - start), seen, axis=2)
     positions = jnp.broadcast_to(length[:, None] - 1 + level, tokens.shape)
+    return self.feed(params, tokens, self.handed_down(above, level), positions,
+                     mask, cache, fresh)
+
+  def handed_down(self, above: types.ModelOut, level: int) -> Any:
+    """What the fed nodes of a level get of the forward of the level above."""
+    del above, level
+
+  def feed(self, params, tokens, hidden, positions, mask, cache, past):
+    """The forward of nodes; `hidden` is what their parents handed down."""
+    del hidden
     return self.model.forward(
-        params, tokens, positions, mask, cache, past=fresh)
+        params, tokens, positions, mask, cache, past=past)
 
 
 def pick(array: jax.Array, places: np.ndarray, axis: int = 1) -> jax.Array:
@@ -189,13 +208,6 @@ def _slice(fresh: types.FreshKV, start: int, stop: int) -> types.FreshKV:
   cut = lambda a: a[:, :, start:stop]
   return types.FreshKV(tuple(map(cut, fresh.k)), tuple(map(cut, fresh.v)),
                        fresh.positions[:, start:stop])
-
-
-def _append(fresh: types.FreshKV, new: types.FreshKV) -> types.FreshKV:
-  join = lambda a, b: jnp.concatenate([a, b], axis=2)
-  return types.FreshKV(
-      tuple(map(join, fresh.k, new.k)), tuple(map(join, fresh.v, new.v)),
-      jnp.concatenate([fresh.positions, new.positions], axis=1))
 
 
 def write(fresh: types.FreshKV, new: types.FreshKV, start) -> types.FreshKV:

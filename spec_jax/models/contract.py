@@ -85,12 +85,15 @@ class LinenModel:
     return self.module.apply({"params": params}, x, method="read_out")
 
   def embed(self, params, tokens: jax.Array) -> jax.Array:
-    """`i32[...]` -> `f[..., E]`, as the first layer reads them."""
+    """Embeddings `f[B, T, E]` of `i32[B, T]`, as the first block gets them."""
     return self.module.apply({"params": params}, tokens, method="embed")
 
-  def unembed(self, params, x: jax.Array) -> jax.Array:
-    """Logits `f32[..., V]` of features `f[..., E]` after the final norm."""
-    return self.module.apply({"params": params}, x, method="unembed")
+  def unembed(self, params, x, ids: jax.Array | None = None) -> jax.Array:
+    """Logits `f32[..., V]` of features after the final norm, `f[..., E]`.
+
+    With `ids` `i32[Z]` those of these tokens only, `f32[..., Z]`.
+    """
+    return self.module.apply({"params": params}, x, ids, method="unembed")
 
   def output_table(self, params) -> jax.Array:
     """`f[V, E]`, the output head."""
@@ -98,11 +101,16 @@ class LinenModel:
 
   def empty_scratch(self, batch: int, num_tokens: int) -> types.FreshKV:
     """Zeroed room for the keys and values of in-flight tokens."""
-    c = self.config
-    shape = (batch, c.num_kv_heads, num_tokens, c.head_dim)
-    zeros = tuple(jnp.zeros(shape, self.dtype) for _ in range(c.num_layers))
-    positions = jnp.zeros((batch, num_tokens), jnp.int32)
-    return types.FreshKV(zeros, zeros, positions)
+    return empty_scratch(self, batch, num_tokens)
+
+
+def empty_scratch(model, batch: int, num_tokens: int) -> types.FreshKV:
+  """As `LinenModel.empty_scratch`, of anything with `config` and `dtype`."""
+  c = model.config
+  shape = (batch, c.num_kv_heads, num_tokens, c.head_dim)
+  zeros = tuple(jnp.zeros(shape, model.dtype) for _ in range(c.num_layers))
+  return types.FreshKV(
+      zeros, zeros, jnp.zeros((batch, num_tokens), jnp.int32))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

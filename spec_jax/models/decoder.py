@@ -98,7 +98,7 @@ class Attention(nn.Module):
   def __call__(self, x, angles, scope, past):
     c = self.config
     heads, groups, size = c.num_kv_heads, c.num_groups, c.head_dim
-    qkv = Linear((c.d_model,), (heads, groups + 2, size), c.qkv_bias,
+    qkv = Linear((x.shape[-1],), (heads, groups + 2, size), c.qkv_bias,
                  self.dtype, name="qkv")(x)
     queries, keys, values = jnp.split(qkv, [groups, groups + 1], axis=3)
     if c.qk_norm:
@@ -226,13 +226,13 @@ class Decoder(nn.Module):
     if c.positions == "learned":
       x += self.position_embedding[
           positions + c.position_offset].astype(self.dtype)
-    angles = self._angles(positions)
+    angles = angles_of(c, positions)
     features = {0: x} if 0 in taps else {}
     keys, values = [], []
-    masks = _FreshMasks(positions, mask, past)
+    masks = FreshMasks(positions, mask, past)
     for i, layer in enumerate(self.layers):
       x, k, v = layer(
-          x, angles, _Scope(masks.get(c.window(i)), _prefix(cache, i),
+          x, angles, Scope(masks.get(c.window(i)), prefix_of(cache, i),
                             positions, c.window(i)),
           None if past is None else (past.k[i], past.v[i]),
           None if gates is None else gates[..., i, :])
@@ -250,10 +250,10 @@ class Decoder(nn.Module):
   def run_layer(self, layer, x, positions, mask, cache):
     """One block alone: `[B, T, E]` -> `[B, T, E]`; arguments as the whole."""
     window = self.config.window(layer)
-    scope = _Scope(_FreshMasks(positions, mask, None).get(window),
-                   _prefix(cache, layer), positions, window)
+    scope = Scope(FreshMasks(positions, mask, None).get(window),
+                   prefix_of(cache, layer), positions, window)
     return self.layers[layer](
-        x, self._angles(positions), scope, None, None)[0]
+        x, angles_of(self.config, positions), scope, None, None)[0]
 
   def read_out(self, x):
     """Logits of a residual stream `[..., E]` at any depth."""
@@ -266,31 +266,37 @@ class Decoder(nn.Module):
       x = x * jnp.asarray(self.config.embed_scale, self.dtype)
     return x
 
-  def unembed(self, x):
-    """Normalised features `[..., E]` -> logits `f32[..., V]`."""
+  def unembed(self, x, ids=None):
+    """Normalised features `[..., E]` -> logits `f32[..., V]`.
+
+    With `ids` `i32[Z]` those of these tokens only, `f32[..., Z]`.
+    """
     c = self.config
     head = self.embedding if c.tie_embeddings else self.head
+    head = head if ids is None else head[ids]
     logits = jax.lax.dot_general(
         x, head.astype(self.dtype), (((x.ndim - 1,), (1,)), ((), ())),
         preferred_element_type=jnp.float32)
     if c.final_softcap:
       logits = c.final_softcap * jnp.tanh(logits / c.final_softcap)
     if c.real_vocab_size is not None:
-      is_token = jnp.arange(c.vocab_size) < c.real_vocab_size
+      ids = jnp.arange(c.vocab_size) if ids is None else ids
+      is_token = ids < c.real_vocab_size
       logits = jnp.where(_like(is_token, logits), logits, -jnp.inf)
     return logits
 
-  def _angles(self, positions):
-    c = self.config
-    if c.positions != "rope":
-      return None
-    frequencies = attention.rope_frequencies(
-        c.head_dim, c.rope_theta, c.rope_scaling)
-    return _like(frequencies, positions[..., None]) * (
-        positions[..., None].astype(jnp.float32))
+
+def angles_of(config, positions):
+  """Rotary angles `f32[B, T, C/2]`; None where positions are learned."""
+  if config.positions != "rope":
+    return None
+  frequencies = attention.rope_frequencies(
+      config.head_dim, config.rope_theta, config.rope_scaling)
+  return _like(frequencies, positions[..., None]) * (
+      positions[..., None].astype(jnp.float32))
 
 
-class _Scope(NamedTuple):
+class Scope(NamedTuple):
   """What the fresh tokens of a layer may look at."""
 
   fresh_mask: jax.Array
@@ -299,14 +305,15 @@ class _Scope(NamedTuple):
   window: int
 
 
-def _prefix(cache, layer):
+def prefix_of(cache, layer):
+  """What a layer's attention may read of a cache; None of no cache."""
   if cache is None:
     return None
   keys, values, *table = cache.view(layer)
   return tree_attention.Prefix(keys, values, cache.length, *table)
 
 
-class _FreshMasks:
+class FreshMasks:
   """Who sees whom, per sliding window; each mask is built once."""
 
   def __init__(self, positions, mask, past):

@@ -127,8 +127,8 @@ def start(policy: Policy, root: jax.Array, keys: Any
 
 
 def extend(policy: Policy, growth: Growth, frontier: Frontier, law: jax.Array,
-           level, proceeds: jax.Array | None = None
-           ) -> tuple[Growth, Frontier]:
+           level, proceeds: jax.Array | None = None,
+           token_ids: jax.Array | None = None) -> tuple[Growth, Frontier]:
   """Adds the children of the frontier as level `level`, from 0.
 
   Args:
@@ -139,9 +139,13 @@ def extend(policy: Policy, growth: Growth, frontier: Frontier, law: jax.Array,
     level: may be traced.
     proceeds: `bool[B]`, False where the level is the last one for another
       reason than the policy's.
+    token_ids: `i32[Z]`, the tokens that laws `f[B, W, Z]` are over; None where
+      they are over all.
   """
   batch, width = frontier.tokens.shape
   tokens, scores, reach = policy.children(law, frontier.reach, frontier.keys)
+  if token_ids is not None:
+    tokens = token_ids[tokens]
   may_grow = frontier.exists & growth.is_growing[:, None]
   scores = jnp.where(may_grow[:, :, None], scores, -jnp.inf)
   most = tokens.shape[2]

@@ -14,6 +14,7 @@ from spec_jax.caches import dense
 from spec_jax.core import keys as keys_lib
 from spec_jax.core import system as system_lib
 from spec_jax.core import types
+from spec_jax.drafters import feature_drafter
 from spec_jax.evaluation import equality
 from spec_jax.executors import decoding
 from spec_jax.executors import hosted
@@ -22,6 +23,7 @@ from spec_jax.verifiers import matching
 from spec_jax.verifiers import recursive
 from spec_jax.verifiers import walk
 from tests import chi_square
+from tests import features
 from tests import toy
 from tests.conformance import runs
 
@@ -191,6 +193,10 @@ def test_caches_equal_recompute(name, kind):
     assert_cache_holds(drafts, system.drafter.model,
                        system_lib.draft_params(system.drafter, params),
                        state.tokens)
+  if isinstance(state.drafter, feature_drafter.FeatureState):
+    features.assert_stable_part_is_that_of_the_text(
+        system.drafter.model, params.drafter, state.drafter, state.tokens,
+        state.length)
 
 
 @pytest.mark.parametrize("name", NAMES)

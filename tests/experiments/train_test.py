@@ -49,6 +49,22 @@ def corpus(tmp_path):
   return folder
 
 
+# Fields of recipes that make them small; each has some of them.
+SMALL = dict(batch=2, length=16, judged_windows=2, judged_depth=2,
+             vocabulary=200)
+NETWORKS = {"specdec_pp": learned.AcceptanceHead(1),
+            "mcsd_improved": decision.DecisionNetwork((4,))}
+
+
+def small(system, recipe):
+  """The recipe, with small sizes."""
+  network = {"network": NETWORKS[system]} if system in NETWORKS else {}
+  changes = SMALL | network
+  fields = {field.name for field in dataclasses.fields(recipe)}
+  return dataclasses.replace(
+      recipe, **{k: v for k, v in changes.items() if k in fields})
+
+
 @pytest.mark.parametrize("system", sorted(parts.TRAINERS))
 def test_part_of_a_system_is_trained_and_used(
     system, tiny, corpus, tmp_path, monkeypatch, capsys):
@@ -57,12 +73,9 @@ def test_part_of_a_system_is_trained_and_used(
   (home / "heads" / f"{system}.safetensors").unlink()
   train_fn = parts.TRAINERS[system]
   if isinstance(train_fn, functools.partial):
-    changes = {"specdec_pp": {"network": learned.AcceptanceHead(1)},
-               "mcsd_improved": {"network": decision.DecisionNetwork((4,))}}
-    options = dataclasses.replace(
-        *train_fn.args, batch=2, length=16, **changes.get(system, {}))
-    monkeypatch.setattr(parts, "TRAINERS", {
-        system: functools.partial(train_fn.func, options)})
+    *names, recipe = train_fn.args
+    monkeypatch.setattr(parts, "TRAINERS", {system: functools.partial(
+        train_fn.func, *names, small(system, recipe))})
   with pytest.raises(ValueError, match=f"trained part '{system}'.*train"):
     systems.build(system, bundle_lib.load_bundle(home))
   # Training libraries mix dtypes.

@@ -1,0 +1,151 @@
+"""A feature net with what it borrows of its target, as a hashable value."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from spec_jax.core import types
+from spec_jax.models import config as config_lib
+from spec_jax.models import contract
+from spec_jax.models import feature_net
+
+HIDDEN = "hidden"
+TOKEN_IDS = "token_ids"
+_TARGET = "target"
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureModel:
+  """Guesses next features and their tokens; parameters are outside, by part.
+
+  Attributes:
+    net: the network.
+    target: lends the embedding and, to nets without a head of their own, the
+      output head.
+    part: the name of the net's parameters.
+    vocabulary: the name of the part whose `token_ids` `i32[Z]` say which tokens
+      the rows of the output head stand for; None where they are all tokens.
+  """
+
+  net: feature_net.FeatureNet
+  target: contract.LinenModel
+  part: str
+  vocabulary: str | None = None
+
+  @property
+  def config(self) -> config_lib.DecoderConfig:
+    return self.net.config
+
+  @property
+  def dtype(self) -> jnp.dtype:
+    return self.net.dtype
+
+  @property
+  def vocab_size(self) -> int:
+    """V, of the tokens that are read and proposed."""
+    return self.target.vocab_size
+
+  @property
+  def taps(self) -> tuple[Any, ...]:
+    return self.net.taps
+
+  def init(self, key: jax.Array) -> Any:
+    """Random parameters of the net alone; the key is consumed."""
+    width = self.target.config.d_model
+    one = jnp.zeros((1, 1, width), self.dtype)
+    position = jnp.zeros((1, 1), jnp.int32)
+    return self.net.init(
+        key, one, {tap: one for tap in self.taps}, position,
+        jnp.ones((1, 1, 1), bool), method="everything")["params"]
+
+  def enter(self, params, features: Mapping[Any, jax.Array]) -> jax.Array:
+    """Features of the target by tap -> what a pair holds, `f[B, T, E]`."""
+    return self.net.apply(
+        {"params": params[self.part]}, features, method="enter")
+
+  def forward(self, params, tokens, features, positions, mask, cache=None, *,
+              past=None, with_logits=True) -> types.ModelOut:
+    """Runs pairs; see `feature_net.FeatureNet`.
+
+    Args:
+      params: by part, the target's under "target".
+      tokens: `i32[B, T]`.
+      features: `f[B, T, E]`, of the token before each.
+      positions: `i32[B, T]`, of the features.
+      mask: `bool[B, T, F]`.
+      cache: of committed pairs, or None.
+      past: in-flight keys and values, or None.
+      with_logits: False leaves out the output head.
+
+    Returns:
+      `logits` `f32[B, T, Z]`, of the token after; `taps["hidden"]`, the
+      guesses of the tokens' own features.
+    """
+    embeds = self.target.embed(params[_TARGET], tokens)
+    hidden, fresh = self.net.apply(
+        {"params": params[self.part]}, embeds, features, positions, mask,
+        cache, past)
+    logits = self.logits(params, hidden) if with_logits else None
+    return types.ModelOut(logits, fresh, {HIDDEN: hidden})
+
+  def logits(self, params, hidden) -> jax.Array:
+    """Features -> `f32[..., Z]`, rows as `token_ids` lists them."""
+    if self.net.head_size:
+      return self.net.apply(
+          {"params": params[self.part]}, hidden, method="logits")
+    return self.target.unembed(
+        params[_TARGET], hidden, self.token_ids(params))
+
+  def token_ids(self, params) -> jax.Array | None:
+    """`i32[Z]`, the tokens that may be proposed; None if these are all."""
+    if self.vocabulary is None:
+      return None
+    return params[self.vocabulary][TOKEN_IDS]
+
+  def empty_scratch(self, batch: int, num_tokens: int) -> types.FreshKV:
+    """Zeroed room for the keys and values of in-flight pairs."""
+    return contract.empty_scratch(self, batch, num_tokens)
+
+
+def layer_config(target: config_lib.DecoderConfig, num_layers: int = 1
+                 ) -> config_lib.DecoderConfig:
+  """Layers of the target's own sizes, positions by rotation, all unlimited."""
+  return dataclasses.replace(
+      target, num_layers=num_layers, windows=(), positions="rope",
+      post_norms=False)
+
+
+def three_depths(num_layers: int) -> tuple[int, int, int]:
+  """EAGLE-3's taps: what enters the layers 2, M / 2 and M - 3 of M.
+
+  From the repository of arXiv 2503.01840; layers count from 0.
+  """
+  return min(2, num_layers), num_layers // 2, max(0, num_layers - 3)
+
+
+def from_hyper(target: contract.LinenModel, part: str, hyper: dict[str, Any],
+               vocabulary: str | None = None) -> FeatureModel:
+  """The model of a trained part.
+
+  Args:
+    target: whose features it reads.
+    part: its name.
+    hyper: what the bundle keeps of it: `num_layers` and further fields of the
+      layers' configuration under "layers", the rest fields of the net.
+    vocabulary: see `FeatureModel`.
+
+  Raises:
+    ValueError: for a hyper-parameter that neither has.
+  """
+  hyper = dict(hyper)
+  layers = dict(hyper.pop("layers", {}))
+  taps = tuple(hyper.pop("taps", ("final",)))
+  try:
+    config = dataclasses.replace(layer_config(target.config), **layers)
+    net = feature_net.FeatureNet(config, taps, dtype=target.dtype, **hyper)
+  except TypeError as error:
+    raise ValueError(f"trained part {part!r}: {error}") from error
+  return FeatureModel(net, target, part, vocabulary)

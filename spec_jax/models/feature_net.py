@@ -1,0 +1,186 @@
+"""Networks that guess the target's next feature from the last one.
+
+All of them are `[E(next token); feature] -> fusion -> layers -> next feature`,
+as in EAGLE (Li et al. 2024, arXiv 2401.15077, Sec. 4.1), with a fusion and an
+output head of their own. A *pair* i is the feature of token i and token i + 1.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from spec_jax.core import types
+from spec_jax.models import config as config_lib
+from spec_jax.models import decoder
+
+
+class Project(nn.Module):
+  """One linear map of both; what the layers add to and what they read.
+
+  EAGLE-1 (arXiv 2401.15077), Sec. 4.1; embedding first, as in its repository.
+  """
+
+  config: config_lib.DecoderConfig
+  use_bias: bool
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, embeds, features):
+    both = jnp.concatenate([embeds, features], axis=-1)
+    x = decoder.Linear((both.shape[-1],), (self.config.d_model,),
+                       self.use_bias, self.dtype, name="project")(both)
+    return x, x
+
+
+class Attend(nn.Module):
+  """The first attention reads both, normalised; the layers add to the feature.
+
+  EAGLE-3 (Li et al. 2025, arXiv 2503.01840), Sec. 3.1 and repository.
+  """
+
+  config: config_lib.DecoderConfig
+  use_bias: bool
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, embeds, features):
+    c = self.config
+    both = [decoder.Norm(c.norm, c.norm_eps, name="embed_norm")(embeds),
+            decoder.Norm(c.norm, c.norm_eps, name="feature_norm")(features)]
+    return jnp.concatenate(both, axis=-1), features
+
+
+FUSIONS: Mapping[str, type[nn.Module]] = MappingProxyType(
+    {"project": Project, "attend": Attend})
+
+
+class FeatureBlock(nn.Module):
+  """A decoder layer whose attention may read something else than it adds to.
+
+  Attributes:
+    config: of the layers.
+    has_norm: whether the attention's input is normalised here; the first layer
+      of a draft net gets it from the fusion, as it is.
+    dtype: of computation.
+    backend: of attention.
+  """
+
+  config: config_lib.DecoderConfig
+  has_norm: bool
+  dtype: jnp.dtype
+  backend: str
+
+  @nn.compact
+  def __call__(self, x, residual, angles, scope, past):
+    c = self.config
+    if self.has_norm:
+      x = decoder.Norm(c.norm, c.norm_eps, name="attn_norm")(x)
+    out, keys, values = decoder.Attention(
+        c, self.dtype, self.backend, name="attn")(x, angles, scope, past)
+    x = residual + out
+    fed = decoder.Norm(c.norm, c.norm_eps, name="mlp_norm")(x)
+    return x + decoder.FeedForward(c, self.dtype, name="mlp")(fed), keys, values
+
+
+class FeatureNet(nn.Module):
+  """Maps pairs, given those before, to the next features and fresh KV.
+
+  Attributes:
+    config: of the layers; `d_model` is the width of what is handed on.
+    taps: target features it reads; several are mapped to one by `enter`.
+    fusion: by `FUSIONS`.
+    use_bias: of "project".
+    head_size: rows of an output head of its own (with a norm before it); 0
+      where the target's head reads the features.
+    dtype: of computation.
+    backend: of attention, see `kernels.backend.BACKENDS`.
+  """
+
+  config: config_lib.DecoderConfig
+  taps: tuple[Any, ...] = ("final",)
+  fusion: str = "project"
+  use_bias: bool = True
+  head_size: int = 0
+  dtype: jnp.dtype = jnp.float32
+  backend: str = "auto"
+
+  def setup(self):
+    c = self.config
+    if self.fusion not in FUSIONS:
+      raise ValueError(
+          f"fusion={self.fusion!r}, expected one of {tuple(FUSIONS)}.")
+    if c.positions != "rope":
+      raise ValueError(f"positions={c.positions!r}, expected 'rope'.")
+    self.fuse = FUSIONS[self.fusion](c, self.use_bias, self.dtype)
+    self.layers = [FeatureBlock(c, i > 0, self.dtype, self.backend)
+                   for i in range(c.num_layers)]
+    if len(self.taps) > 1:
+      self.entry = Entry(c.d_model, self.dtype)
+    if self.head_size:
+      self.head_norm = decoder.Norm(c.norm, c.norm_eps)
+      self.head = self.param("head", nn.initializers.normal(0.02),
+                             (self.head_size, c.d_model), jnp.float32)
+
+  def __call__(self, embeds, features, positions, mask, cache=None, past=None):
+    """Runs fresh pairs against a read-only cache of earlier ones.
+
+    Args:
+      embeds: `f[B, T, E]`, of the tokens.
+      features: `f[B, T, E]`, of the token before each, from `enter` or from
+        this network.
+      positions: `i32[B, T]`, of the features.
+      mask: `bool[B, T, F]`, see `core.protocols.TargetModel`.
+      cache: of committed pairs, or None.
+      past: in-flight keys and values, or None.
+
+    Returns:
+      `f[B, T, E]`, guesses of the features of the tokens, and `types.FreshKV`.
+    """
+    x, residual = self.fuse(embeds.astype(self.dtype),
+                            features.astype(self.dtype))
+    angles = decoder.angles_of(self.config, positions)
+    keys, values = [], []
+    for i, layer in enumerate(self.layers):
+      scope = decoder.Scope(
+          mask, decoder.prefix_of(cache, i), positions, window=0)
+      x, k, v = layer(x, residual, angles, scope,
+                      None if past is None else (past.k[i], past.v[i]))
+      residual = x
+      keys.append(k)
+      values.append(v)
+    return x, types.FreshKV(tuple(keys), tuple(values), positions)
+
+  def enter(self, features):
+    """The target's features by tap -> what a pair holds, `f[B, T, E]`."""
+    if len(self.taps) == 1:
+      return features[self.taps[0]].astype(self.dtype)
+    return self.entry(jnp.concatenate(
+        [features[name].astype(self.dtype) for name in self.taps], axis=-1))
+
+  def everything(self, embeds, features, positions, mask):
+    """Uses every parameter once; what `init` traces."""
+    x, _ = self(embeds, self.enter(features), positions, mask)
+    return self.logits(x) if self.head_size else x
+
+  def logits(self, x):
+    """Features `f[..., E]` -> `f32[..., head_size]`."""
+    x = self.head_norm(x)
+    return jax.lax.dot_general(
+        x, self.head.astype(self.dtype), (((x.ndim - 1,), (1,)), ((), ())),
+        preferred_element_type=jnp.float32)
+
+
+class Entry(nn.Module):
+  """Several features of the target to one, without a bias (EAGLE-3)."""
+
+  width: int
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x):
+    return decoder.Linear((x.shape[-1],), (self.width,), False, self.dtype,
+                          name="entry")(x)

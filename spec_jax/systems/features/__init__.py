@@ -1,0 +1,1 @@
+"""Drafters that guess the features of the target."""

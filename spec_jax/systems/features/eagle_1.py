@@ -1,0 +1,36 @@
+"""EAGLE: features are drafted, and each knows the token that was drawn.
+
+Li et al. 2024, Sec. 4.1 (the net: embedding of the next token and feature,
+mapped to one, a decoder layer without a norm at its input, the target's head),
+4.2 (its training, in `training.features`) and the repository's static tree of
+25 nodes. Children are drawn without replacement and verified by the rule for
+that. The net is that of eagle_2: `python -m experiments.train
+--system=eagle_2`. Departures: the last prompt token is the first root, so a
+prompt of one token drafts nothing in its first round; the repository's draws
+stop at ten candidates of a node, which four children never need.
+"""
+
+from spec_jax.core import registry
+from spec_jax.drafters import feature_drafter
+from spec_jax.models import feature_model
+from spec_jax.systems import registration
+from spec_jax.trees import shapes
+from spec_jax.verifiers import recursive
+
+PAPER = registry.Paper(
+    title="EAGLE: Speculative Sampling Requires Rethinking Feature"
+    " Uncertainty", authors="Li, Wei, Zhang and Zhang", year=2024,
+    arxiv="2401.15077", venue="ICML 2024")
+
+
+@registration.register("eagle_1", papers=(PAPER,), family="features",
+                       drafter=("target", "eagle_2"))
+def eagle_1(parts: registration.Parts, *,
+            branching: shapes.Shape = shapes.PUBLISHED["eagle"]):
+  """Static tree of features and tokens drawn from them."""
+  model = feature_model.from_hyper(
+      parts.target, "eagle_2", parts.head("eagle_2"))
+  drafter = feature_drafter.StaticFeatureDrafter(
+      model, branching, "without_replacement")
+  return registration.compose(
+      "eagle_1", parts, drafter, recursive.RecursiveWithoutReplacement())

@@ -1,0 +1,36 @@
+"""EAGLE-3: features of three depths, and a net trained on its own guesses.
+
+Li et al. 2025, Sec. 3.1 (low, middle and high features of the target, mapped
+to one; attention over embedding and feature side by side; an output head of its
+own over the frequent tokens) and 3.2 (training-time test: the net reads its own
+guesses over several steps and learns the target's law alone). Tree and rule are
+EAGLE-2's, with 60 nodes and depth 8. Train with `python -m experiments.train
+--system=eagle_3`. Departures: the head starts as the target's, rows and norm;
+the last prompt token is the first root, so a prompt of one token drafts nothing
+in its first round; targets of fewer than 6 layers lend what layers they have.
+"""
+
+from spec_jax.core import registry
+from spec_jax.drafters import feature_drafter
+from spec_jax.models import feature_model
+from spec_jax.systems import registration
+from spec_jax.trees import likelihood
+from spec_jax.verifiers import matching
+
+PAPER = registry.Paper(
+    title="EAGLE-3: Scaling up Inference Acceleration of Large Language Models"
+    " via Training-Time Test", authors="Li, Wei, Zhang and Zhang", year=2025,
+    arxiv="2503.01840", venue="NeurIPS 2025")
+
+
+@registration.register("eagle_3", papers=(PAPER,), family="features",
+                       drafter=("target", "eagle_3"))
+def eagle_3(parts: registration.Parts, *, budget: int = 60, depth: int = 8,
+            top_k: int = 10):
+  """Tree of a net that reads features of three depths."""
+  model = feature_model.from_hyper(
+      parts.target, "eagle_3", parts.head("eagle_3"), "eagle_3")
+  drafter = feature_drafter.GrownFeatureDrafter(
+      model, likelihood.MostLikely(budget, top_k, depth, top_k))
+  return registration.compose(
+      "eagle_3", parts, drafter, matching.SampleAndMatch())

@@ -1,0 +1,1 @@
+"""Systems whose draft knows other tokens than the target, or fewer."""

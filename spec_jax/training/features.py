@@ -1,0 +1,215 @@
+"""Trains feature nets; what they learn of the target is computed on-line.
+
+EAGLE (Li et al. 2024, arXiv 2401.15077, Sec. 4.2): the next feature, SmoothL1,
+and the law that follows from it, with noise on the features that are read.
+EAGLE-3 (Li et al. 2025, arXiv 2503.01840, Sec. 3.2): the law alone, over steps
+in which the net reads its own guesses. Both are sums over such steps.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from spec_jax.models import contract
+from spec_jax.models import feature_model
+from spec_jax.training import columns
+from spec_jax.training import loop
+from spec_jax.training import optimizers
+
+_WANTED = "final"  # The feature that is guessed.
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureRecipe:
+  """How a feature net is trained.
+
+  Attributes:
+    hyper: of the net, see `feature_model.from_hyper`; what a bundle keeps.
+    num_steps: optimiser steps.
+    batch: windows per step, half of them the target's own text.
+    length: tokens per window.
+    own_windows: windows that the target writes.
+    learning_rate: peak.
+    optimizer: by `optimizers.BY_NAME`.
+    decay: fraction of the steps over which the rate falls to 0.
+    steps: of guessing, in each window and from each column (n).
+    step_decay: weight of a step over that of the one before.
+    feature_weight: of SmoothL1 of the features, a mean over their width.
+    law_weight: of the cross-entropy from the target's law.
+    noise: amplitude of uniform noise on the target's features that are read.
+    vocabulary: tokens of a net with a head of its own, at most.
+    judged_windows: of held-out text, continued by the target.
+    judged_depth: drafts per prefix of them.
+    dtype: of the training's forward and backward passes.
+  """
+
+  hyper: Any = dataclasses.field(default_factory=dict, hash=False)
+  num_steps: int = 400
+  batch: int = 16
+  length: int = 256
+  own_windows: int = 512
+  learning_rate: float = 2e-3
+  optimizer: str = "adam"
+  decay: float = 0.7
+  steps: int = 1
+  step_decay: float = 0.8
+  feature_weight: float = 1.0
+  law_weight: float = 0.1
+  noise: float = 0.1
+  vocabulary: int = 1024
+  judged_windows: int = 16
+  judged_depth: int = 5
+  dtype: str = "bfloat16"
+
+
+def recipe(options: FeatureRecipe, model: feature_model.FeatureModel,
+           frozen: Any = None) -> loop.Recipe:
+  """For `loop.fit`; `frozen` are all other parts' parameters, by part.
+
+  Args:
+    options: of the training.
+    model: the net; its dtype is that of the recipe.
+    frozen: gives an output head of the net's own its start, see `start`.
+  """
+  model = in_dtype(model, options.dtype)
+  make = optimizers.BY_NAME[options.optimizer]
+  init = lambda key: start(model, frozen, key)
+
+  def loss(params, frozen, tokens, key):
+    return objective(options, model, params, frozen, tokens, key)
+
+  return loop.Recipe(init, loss, make(
+      options.learning_rate, options.num_steps,
+      warmup=min(50, max(1, options.num_steps // 4)), decay=options.decay))
+
+
+def start(model: feature_model.FeatureModel, frozen: Any, key: jax.Array
+          ) -> Any:
+  """Fresh parameters; a head of its own is the target's, rows and norm."""
+  params = near_identity(model.init(key))
+  if not model.net.head_size or frozen is None:
+    return params
+  target = frozen["target"]
+  rows = target["embedding" if model.target.config.tie_embeddings else "head"]
+  ids = model.token_ids(frozen)
+  return {**params, "head_norm": target["final_norm"],
+          "head": rows if ids is None else rows[ids]}
+
+
+def near_identity(params: Any, scale: float = 0.1) -> Any:
+  """Fresh parameters that guess the feature again, and little else.
+
+  A net that begins with guesses of the wrong size spends its first hundreds of
+  steps on that alone.
+  """
+
+  def shrink(path, leaf):
+    names = [entry.key for entry in path]
+    if names[-2:] in (["project", "kernel"], ["entry", "kernel"]):
+      # What comes last is the feature, or the deepest of several.
+      return (scale * leaf).at[-leaf.shape[1]:].add(
+          jnp.eye(leaf.shape[1], dtype=leaf.dtype))
+    is_last = names[-2:] in (["out", "kernel"], ["down", "kernel"])
+    return scale * leaf if is_last else leaf
+
+  return jax.tree_util.tree_map_with_path(shrink, params)
+
+
+def in_dtype(model: feature_model.FeatureModel, dtype
+             ) -> feature_model.FeatureModel:
+  """The same net and target, computing in `dtype`."""
+  dtype = jnp.dtype(dtype)
+  return dataclasses.replace(
+      model, net=model.net.clone(dtype=dtype),
+      target=contract.decoder_model(model.target.config, dtype))
+
+
+def objective(options: FeatureRecipe, model: feature_model.FeatureModel,
+              params: Any, frozen: Any, tokens: jax.Array, key: jax.Array
+              ) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Loss and metrics of windows `i32[B, T]`."""
+  known = {**frozen, model.part: {**frozen.get(model.part, {}), **params}}
+  truth = model.target.score(
+      known["target"], tokens, taps=(*model.taps, _WANTED))
+  # One by one: a dictionary of names and numbers cannot be sorted.
+  taps = {name: jax.lax.stop_gradient(tap) for name, tap in truth.taps.items()}
+  p_logits = jax.lax.stop_gradient(truth.logits)
+  features = model.enter(known, taps)
+  if options.noise:
+    features += jax.random.uniform(
+        key, features.shape, features.dtype, -options.noise, options.noise)
+  outs = columns.run(
+      model, known, tokens, features, options.steps)
+  width = tokens.shape[1] - 1
+  total, metrics = 0.0, {}
+  for step, out in enumerate(outs):
+    at = lambda a, by=step + 1: columns.shifted(a, by, width)
+    is_real = jnp.arange(width) < width - step
+    parts = step_losses(
+        options, model, known, out, at(p_logits), at(taps[_WANTED]),
+        is_real[None])
+    total += options.step_decay ** step * (
+        options.feature_weight * parts["feature"]
+        + options.law_weight * parts["law"])
+    metrics |= {f"{name}_{step + 1}": value for name, value in parts.items()}
+  return total, metrics
+
+
+def step_losses(options, model, params, out, p_logits, features, is_real):
+  """Means over the real columns of a step.
+
+  Where the draft has a vocabulary of its own, the law is the target's given
+  that vocabulary, and columns whose most likely token is outside count as 0.
+  """
+  best, ids = jnp.argmax(p_logits, axis=-1), model.token_ids(params)
+  in_reach = is_real
+  if ids is not None:
+    is_known = jnp.zeros((model.vocab_size,), bool).at[ids].set(True)
+    p_logits, in_reach = p_logits[..., ids], is_real & is_known[best]
+  own = jnp.argmax(out.logits, axis=-1)
+  own = own if ids is None else ids[own]
+  mean = lambda a, where: jnp.where(where, a, 0).sum() / (
+      is_real.sum() * a.shape[0])
+  law = optax.softmax_cross_entropy(out.logits, jax.nn.softmax(p_logits))
+  parts = {"law": mean(law, in_reach),
+           "agreement": mean((own == best).astype(jnp.float32), is_real)}
+  wide = lambda a: a.astype(jnp.float32)
+  parts["feature"] = jnp.zeros(())
+  if options.feature_weight:
+    distance = optax.huber_loss(
+        wide(out.taps[feature_model.HIDDEN]), wide(features))
+    parts["feature"] = mean(distance.mean(-1), is_real)
+  return parts
+
+
+def evaluator(options: FeatureRecipe, model: feature_model.FeatureModel,
+              frozen: Any, windows: np.ndarray, batch: int = 8
+              ) -> Callable[[Any], dict[str, float]]:
+  """`params -> metrics` on held-out windows `u16[n, length]`.
+
+  "accepted_d" is the share of prefixes at which a greedy chain of drafts is
+  accepted up to its d-th by a target that decodes greedily, and
+  "tokens_per_call" one more than their sum; see `columns.accepted`.
+  """
+  batch = min(batch, len(windows))
+  judged = windows[:len(windows) // batch * batch].astype(np.int32)
+
+  @jax.jit
+  def measure(params, frozen, tokens):
+    known = {**frozen, model.part: {**frozen.get(model.part, {}), **params}}
+    return columns.accepted(
+        model, known, tokens, options.judged_depth).astype(
+            jnp.float32).mean((0, 1))
+
+  def evaluate(params):
+    rates = np.mean([measure(params, frozen, part) for part in np.split(
+        judged, len(judged) // batch)], axis=0)
+    return {f"accepted_{d + 1}": rate for d, rate in enumerate(rates)} | {
+        "tokens_per_call": 1 + rates.sum()}
+
+  return evaluate

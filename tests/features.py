@@ -1,0 +1,88 @@
+"""What feature drafters must do, written down without caches."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Texts are padded to this, so that each net is compiled once.
+_WIDTH = 32
+
+
+@functools.partial(jax.jit, static_argnums=0,
+                   compiler_options={"xla_backend_optimization_level": 0})
+def _pairs(model, params, text):
+  taps = model.target.score(params["target"], text, taps=model.taps).taps
+  return model.enter(params, taps)
+
+
+@functools.partial(jax.jit, static_argnums=0,
+                   compiler_options={"xla_backend_optimization_level": 0})
+def _run(model, params, tokens, features):
+  mask = jnp.tril(jnp.ones((1, _WIDTH, _WIDTH), bool))
+  positions = jnp.arange(_WIDTH, dtype=jnp.int32)[None]
+  return model.forward(params, tokens, features, positions, mask)
+
+
+def pairs(model, params, text):
+  """The pairs of a text: tokens `[n - 1]` and features before `[n - 1, E]`."""
+  text = np.asarray(text, np.int32)
+  padded = np.zeros((1, _WIDTH), np.int32)
+  padded[0, :len(text)] = text
+  features = np.asarray(_pairs(model, params, padded))
+  return text[1:], features[0, :len(text) - 1]
+
+
+def run_pairs(model, params, tokens, features):
+  """The net over all pairs at once, positions counted from the first."""
+  padded = np.zeros((1, _WIDTH), np.int32)
+  padded[0, :len(tokens)] = tokens
+  wide = np.zeros((1, _WIDTH, features.shape[1]), features.dtype)
+  wide[0, :len(features)] = features
+  return jax.device_get(_run(model, params, padded, wide))
+
+
+def rollout(model, params, text, path):
+  """Logits `[len(path) + 1, Z]` after a text and each of the tokens behind it.
+
+  Everything is run again for every token.
+  """
+  tokens, features = pairs(model, params, text)
+  found = []
+  for token in (*path, 0):
+    out = run_pairs(model, params, tokens, features)
+    last = len(tokens) - 1
+    found.append(out.logits[0, last])
+    tokens = np.append(tokens, np.int32(token))
+    features = np.concatenate(
+        [features, out.taps["hidden"][:, last]], axis=0)
+  return np.stack(found)
+
+
+def assert_stable_part_is_that_of_the_text(model, params, state, tokens,
+                                           length):
+  """Keys and values of committed pairs, from the text and from nothing else.
+
+  Args:
+    model: the net.
+    params: by part.
+    state: a `feature_drafter.FeatureState` between rounds.
+    tokens: `i32[B, L]`.
+    length: `i32[B]`.
+  """
+  for row, size in enumerate(length):
+    lacking, known = int(state.count[row]), int(state.stable.length[row])
+    if size < 2:
+      assert lacking == known == 0
+      continue
+    own, features = pairs(model, params, np.asarray(tokens)[row, :size])
+    if lacking:
+      assert lacking + known == size - 1
+      np.testing.assert_allclose(
+          state.features[row, :lacking], features[known:], atol=1e-4)
+    fresh = run_pairs(model, params, own, features).fresh
+    for ours, theirs in zip(state.stable.k + state.stable.v,
+                            fresh.k + fresh.v):
+      np.testing.assert_allclose(
+          ours[row, :, :known], theirs[0, :, :known], atol=1e-4)

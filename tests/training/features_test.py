@@ -1,0 +1,178 @@
+"""Feature nets: the n-step harness, the losses, the measure, and learning."""
+
+import dataclasses
+import functools
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spec_jax.core import sampling as sampling_lib
+from spec_jax.core import types
+from spec_jax.drafters import feature_drafter
+from spec_jax.models import feature_model
+from spec_jax.training import columns
+from spec_jax.training import data
+from spec_jax.training import features
+from spec_jax.training import loop
+from spec_jax.trees import likelihood
+from tests import features as oracle
+from tests import rounds
+from tests import toy
+
+PART = "net"
+OWN_HEAD = {"taps": (0, 1, 2), "fusion": "attend", "head_size": 8}
+IDS = jnp.asarray([0, 1, 3, 4, 6, 7, 9, 11], jnp.int32)
+OPTIONS = features.FeatureRecipe(
+    num_steps=120, batch=8, length=16, learning_rate=1e-2, noise=0.02,
+    judged_depth=3, dtype="float32")
+LAW_ALONE = dataclasses.replace(
+    OPTIONS, hyper=OWN_HEAD, feature_weight=0.0, law_weight=1.0, steps=3,
+    noise=0.0)
+
+
+def model_of(hyper):
+  return feature_model.from_hyper(
+      toy.bundle().target, PART, hyper, PART if hyper else None)
+
+
+@functools.cache
+def frozen(with_ids=False):
+  held = {"target": toy.bundle().params["target"]}
+  return held | ({PART: {"token_ids": IDS}} if with_ids else {})
+
+
+def random_params(model):
+  own = jax.jit(model.init)(jax.random.key(7))
+  return {**frozen(), PART: {**own, "token_ids": IDS}}
+
+
+def texts(rows=64, length=16):
+  """The target's own greedy texts from random pairs of tokens."""
+  rng = np.random.default_rng(0)
+  params, target = frozen()["target"], toy.bundle().target
+  score = jax.jit(lambda tokens: target.score(params, tokens).logits)
+  found = np.zeros((rows, length), np.int32)
+  found[:, :2] = rng.integers(0, toy.VOCAB, (rows, 2))
+  for i in range(2, length):
+    found[:, i] = np.argmax(score(found)[:, i - 1], axis=-1)
+  return found.astype(np.uint16)
+
+
+@pytest.mark.parametrize("hyper", [{}, OWN_HEAD])
+def test_columns_are_drafts_from_every_prefix(hyper):
+  """The diagonal of keys is really running from each column."""
+  model = model_of(hyper)
+  params = random_params(model)
+  tokens = np.random.default_rng(1).integers(
+      0, toy.VOCAB, (2, 9)).astype(np.int32)
+  taps = model.target.score(
+      params["target"], tokens, taps=model.taps).taps
+  outs = columns.run(
+      model, params, tokens, model.enter(params, taps), 4)
+  for row, column in ((0, 0), (0, 3), (1, 2), (1, 4)):
+    text = tokens[row, :column + 2]
+    wanted = oracle.rollout(
+        model, params, text, tokens[row, column + 2:column + 5])
+    for step in range(4):
+      np.testing.assert_allclose(
+          outs[step].logits[row, column], wanted[step], atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [OPTIONS, LAW_ALONE], ids=["1", "3"])
+def test_measured_acceptance_is_that_of_decoding(options):
+  """One round of decoding from every prefix, at temperature 0."""
+  depth, model = 3, model_of(options.hyper)
+  params = {**frozen(), PART: {**trained(options), "token_ids": IDS}}
+  tokens = texts(2, 12).astype(np.int32)
+  found = np.asarray(columns.accepted(model, params, tokens, depth))
+  drafter = feature_drafter.GrownFeatureDrafter(
+      model, likelihood.MostLikely(depth + 1, 1, depth, 1))
+  system = rounds.compose(drafter, model.target, sampling_lib.GREEDY)
+  prefixes = [text[:size] for text in tokens for size in range(2, 13)]
+  played = rounds.play(
+      system, types.Params(params["target"], params),
+      rounds.prompts_of(prefixes), depth + 1, num_rounds=1)
+  count = next(iter(played)).outcome.verdict.count
+  wanted = count[:, None] - 1 >= 1 + np.arange(depth)
+  np.testing.assert_array_equal(found.reshape(-1, depth), wanted)
+  assert 0 < wanted.sum() < wanted.size
+
+
+def test_losses_of_a_perfect_guess():
+  """Nothing is to be learnt where the guess is the feature itself."""
+  model = model_of({})
+  out = toy.bundle().target.score(
+      frozen()["target"], texts(2).astype(np.int32), taps=("final",))
+  guess = types.ModelOut(out.logits, None, {"hidden": out.taps["final"]})
+  parts = features.step_losses(
+      OPTIONS, model, frozen(), guess, out.logits, out.taps["final"],
+      jnp.ones((1, 16), bool))
+  law = jax.nn.softmax(out.logits)
+  entropy = -(law * jnp.log(jnp.maximum(law, 1e-30))).sum(-1).mean()
+  assert float(parts["feature"]) == 0 and float(parts["agreement"]) == 1
+  np.testing.assert_allclose(parts["law"], entropy, rtol=1e-4)
+
+
+def test_law_of_a_small_vocabulary_leaves_out_what_it_cannot_say():
+  """Columns whose best token is unknown count as 0; the law is renormalised."""
+  model = model_of(OWN_HEAD)
+  p_logits = jnp.zeros((1, 2, toy.VOCAB))
+  p_logits = p_logits.at[0, 0, 3].set(2.).at[0, 1, 2].set(2.)
+  q_logits = jnp.arange(8.)[None, None].repeat(2, axis=1)
+  out = types.ModelOut(q_logits, None, {})
+  parts = features.step_losses(
+      LAW_ALONE, model, frozen(True), out, p_logits, None,
+      jnp.ones((1, 2), bool))
+  law = jax.nn.softmax(p_logits[0, 0, IDS])
+  wanted = -(law * jax.nn.log_softmax(q_logits[0, 0])).sum() / 2
+  np.testing.assert_allclose(parts["law"], wanted, rtol=1e-5)
+
+
+def test_only_real_targets_count():
+  """Changing what lies behind a window's end changes nothing."""
+  model = model_of({})
+  params = random_params(model)[PART]
+  options = dataclasses.replace(OPTIONS, noise=0.0, steps=3)
+  tokens = texts(2, 8).astype(np.int32)
+  total, metrics = features.objective(
+      options, model, params, frozen(), tokens, jax.random.key(0))
+  steps = columns.run(
+      model, {**frozen(), PART: params}, tokens, model.target.score(
+          frozen()["target"], tokens, taps=("final",)).taps["final"], 3)
+  truth = model.target.score(
+      frozen()["target"], tokens, taps=("final",)).taps["final"]
+  expected = []
+  for step, out in enumerate(steps):
+    gap = np.abs(out.taps["hidden"][:, :7 - step] - truth[:, 1 + step:])
+    smooth = np.where(gap < 1, .5 * gap ** 2, gap - .5)
+    expected.append(smooth.mean())
+    np.testing.assert_allclose(
+        metrics[f"feature_{step + 1}"], expected[-1], rtol=1e-4)
+  law = [metrics[f"law_{step + 1}"] for step in range(3)]
+  np.testing.assert_allclose(
+      total, sum(.8 ** i * (expected[i] + .1 * law[i]) for i in range(3)),
+      rtol=1e-4)
+
+
+@functools.cache
+def trained(options):
+  with tempfile.TemporaryDirectory() as folder:
+    return loop.fit(
+        features.recipe(options, model_of(options.hyper)),
+        data.Rows(texts(), options.batch), frozen=frozen(bool(options.hyper)),
+        num_steps=options.num_steps, folder=folder)
+
+
+@pytest.mark.parametrize("options", [OPTIONS, LAW_ALONE], ids=["1", "3"])
+def test_training_raises_acceptance(options):
+  model = model_of(options.hyper)
+  evaluate = features.evaluator(
+      options, model, frozen(bool(options.hyper)), texts(80)[64:])
+  recipe = features.recipe(options, model)
+  before = evaluate(recipe.init(jax.random.key(0)))
+  after = evaluate(trained(options))
+  assert after["tokens_per_call"] > before["tokens_per_call"] + .25
+  assert after["accepted_1"] >= after["accepted_2"] >= after["accepted_3"]
