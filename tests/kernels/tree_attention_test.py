@@ -44,9 +44,10 @@ def check(case, attend_fn, lengths=None, tolerance=None):
 
 on_tpu = functools.partial(tpu.attend, interpret=True)
 # On a Hopper GPU (JAX_PLATFORMS=cuda) the kernel itself runs.
-on_gpu = functools.partial(
-    gpu.attend, interpret=None if backend_lib.has_hopper()
-    else interpreters.InterpretGPUParams())
+interpreted_on_gpu = functools.partial(
+    gpu.attend, interpret=interpreters.InterpretGPUParams())
+on_gpu = (functools.partial(gpu.attend, interpret=None)
+          if backend_lib.has_hopper() else interpreted_on_gpu)
 
 ragged = st.builds(
     cases.Case,
@@ -133,7 +134,7 @@ def test_nothing_beyond_the_length_counts(attend_fn):
 
 STRICT = {"tpu": functools.partial(tpu.attend,
                                     interpret=pltpu.InterpretParams()),
-          "gpu": on_gpu}
+          "gpu": interpreted_on_gpu}
 
 
 @pytest.mark.parametrize("platform", sorted(STRICT))
