@@ -23,6 +23,8 @@ from spec_jax.verifiers import block
 from tests import toy
 from tests.drafters import chain_draft_model_test
 from tests.drafters import draft_model_test
+from tests.drafters import feature_drafter_test
+from tests.drafters import token_head_drafter_test
 from tests.exactness import active_set_test
 from tests.exactness import golden
 from tests.exactness import markov
@@ -30,6 +32,9 @@ from tests.exactness import multi_draft_test
 from tests.exactness import rules_test
 from tests.exactness import tree_law
 from tests.exactness import trees_test
+from tests.models import decoder_test
+from tests.stores import suffix_automaton_test
+from tests.systems.retrieval import superposed_test
 from tests.trees import growth_test
 from tests.trees import stochastic_beam_test
 from tests.verifiers import joint_test
@@ -202,7 +207,16 @@ def _greedy_reference():
 
 def greedy_text():
   """A token tree on a toy transformer, ragged rows, at temperature 0."""
-  out = _decode_toy(toy.bundle(), "specinfer", branching=(2, 2, 1))
+  _check_greedy("specinfer", branching=(2, 2, 1))
+
+
+def text_beside_riders():
+  """The same, while a window of guesses shares the forward."""
+  _check_greedy("lookahead")
+
+
+def _check_greedy(name, **hyper):
+  out = _decode_toy(toy.bundle(), name, **hyper)
   for row, expected in enumerate(_greedy_reference()):
     found = np.asarray(out.tokens)[row, :len(expected)].tolist()
     assert found == expected, (row, found, expected)
@@ -290,6 +304,44 @@ def coupled_drafts():
   assert (calls == 2).all(), calls
 
 
+def stable_pairs():
+  """What a feature net keeps is what the text alone would give."""
+  feature_drafter_test.test_stable_part_of_a_static_tree()
+
+
+def feature_drafts():
+  """A feature net drafts what it would, had it read everything again."""
+  check = (feature_drafter_test
+           .test_drafts_are_those_of_a_net_that_reads_everything_again)
+  check("one_tap")
+
+
+def small_vocabulary():
+  """Rows of a trimmed output head stand for the tokens they are listed as."""
+  feature_drafter_test.test_trees_of_a_small_vocabulary_are_those_of_its_laws()
+
+
+def grounds_of_heads():
+  """Heads read the feature of the token before the pending one."""
+  check = (token_head_drafter_test
+           .test_heads_are_grounded_on_the_token_before_the_pending_one)
+  check("medusa_1")
+
+
+def gates_of_rows():
+  """What one row leaves out, another may need."""
+  decoder_test.test_gates_of_each_row_equal_those_of_a_batch_of_one()
+
+
+def superposed_paths():
+  superposed_test.test_scores_of_paths_are_those_of_one_pass_by_hand()
+
+
+def suffix_matches():
+  """The automaton finds what a scan finds."""
+  suffix_automaton_test.test_matches_are_those_of_a_scan()
+
+
 CHECKS = {
     "output laws": output_laws,
     "padded drafts": padded_drafts,
@@ -314,4 +366,12 @@ CHECKS = {
     "budget": budget,
     "end of text": end_of_text,
     "coupled drafts": coupled_drafts,
+    "text beside riders": text_beside_riders,
+    "stable pairs": stable_pairs,
+    "drafts of a feature net": feature_drafts,
+    "small vocabulary": small_vocabulary,
+    "grounds of heads": grounds_of_heads,
+    "gates of rows": gates_of_rows,
+    "superposed paths": superposed_paths,
+    "suffix matches": suffix_matches,
 }
