@@ -27,8 +27,10 @@ class RmsNorm(nn.Module):
 class ResidualAttention(nn.Module):
   """Attention of a feature to one token, gated by their likeness.
 
-  `x + (W_v y) cos(W_q norm(x), W_k y)`, the cosine taken head by head: a
-  softmax over a single key would always be 1. The values start at zero.
+  `x + rms(x) (W_v y) cos(W_q norm(x), W_k y)`, the cosine taken head by head: a
+  softmax over a single key would always be 1. The values start at zero; they
+  are in units of `x`, as residual streams may be hundreds of times larger than
+  embeddings.
 
   Attributes:
     num_heads: cosines; divides the width.
@@ -48,7 +50,8 @@ class ResidualAttention(nn.Module):
     norm = lambda a: jnp.sqrt((a * a).sum(-1, keepdims=True))
     gate = (query * key).sum(-1, keepdims=True) / jnp.maximum(
         norm(query) * norm(key), 1e-8)
-    return x + (value * gate).reshape(x.shape)
+    size = jnp.sqrt((x * x).mean(-1, keepdims=True))
+    return x + size * (value * gate).reshape(x.shape)
 
 
 class CloverHeads(token_heads.TokenHeads):
