@@ -127,9 +127,16 @@ def token_head_params(name, vocab_size=VOCAB):
     params["encoder"] = jax.jit(encoder.init)(jax.random.key(6))
   leaves, structure = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(7), len(leaves))
-  return jax.tree.unflatten(structure, [
+  params = jax.tree.unflatten(structure, [
       leaf + 0.3 * jax.random.normal(key, leaf.shape)
       for leaf, key in zip(leaves, keys)])
+  # The target's table is small; without this, drafted tokens hardly matter.
+  for part, first in [(key, model.config.d_model) for key in params["heads"]
+                      if "hydra" in name] + [("read", 0)]:
+    if part in params["heads"] and not part.startswith("out_"):
+      kernel = params["heads"][part]["kernel"]
+      params["heads"][part]["kernel"] = kernel.at[first:].mul(50.0)
+  return params
 
 
 def sharpen(params, factor=30.0):

@@ -12,12 +12,6 @@ from spec_jax.models import token_heads
 _ZERO = nn.initializers.zeros
 
 
-def _identity(key, shape, dtype=jnp.float32):
-  """Ones on the diagonal: what is read first is passed on."""
-  del key
-  return jnp.eye(*shape, dtype=dtype)
-
-
 class RmsNorm(nn.Module):
   """`x / rms(x)` with a weight."""
 
@@ -33,8 +27,10 @@ class RmsNorm(nn.Module):
 class ResidualAttention(nn.Module):
   """Attention of a feature to one token, gated by their likeness.
 
-  `x + (W_v y) cos(W_q norm(x), W_k y)`, the cosine taken head by head: a
-  softmax over a single key would always be 1. The values start at zero.
+  `x + rms(x) (W_v y) cos(W_q norm(x), W_k y)`, the cosine taken head by head: a
+  softmax over a single key would always be 1. The values start at zero; they
+  are in units of `x`, as residual streams may be hundreds of times larger than
+  embeddings.
 
   Attributes:
     num_heads: cosines; divides the width.
@@ -47,13 +43,15 @@ class ResidualAttention(nn.Module):
     width = x.shape[-1]
     split = lambda a: a.reshape(a.shape[:-1] + (self.num_heads, -1))
     project = lambda name, init: nn.Dense(width, kernel_init=init, name=name)
-    query = split(project("query", _identity)(RmsNorm(name="norm")(x)))
-    key = split(project("key", _identity)(y))
+    normed = RmsNorm(name="norm")(x)
+    query = split(project("query", token_heads.identity)(normed))
+    key = split(project("key", token_heads.identity)(y))
     value = split(project("value", _ZERO)(y))
     norm = lambda a: jnp.sqrt((a * a).sum(-1, keepdims=True))
     gate = (query * key).sum(-1, keepdims=True) / jnp.maximum(
         norm(query) * norm(key), 1e-8)
-    return x + (value * gate).reshape(x.shape)
+    size = jnp.sqrt((x * x).mean(-1, keepdims=True))
+    return x + size * (value * gate).reshape(x.shape)
 
 
 class CloverHeads(token_heads.TokenHeads):
@@ -111,7 +109,7 @@ class CloverHeads(token_heads.TokenHeads):
 
   def setup(self):
     linear = lambda name: nn.Dense(
-        self.width, use_bias=False, kernel_init=_identity, name=name)
+        self.width, use_bias=False, kernel_init=token_heads.identity, name=name)
     self.embedding = nn.Embed(self.vocab_size, self.width, name="embed")
     self.enter = ResidualAttention(self.num_cosines)
     self.attend = ResidualAttention(self.num_cosines)

@@ -95,6 +95,10 @@ class LinenModel:
     """
     return self.module.apply({"params": params}, x, ids, method="unembed")
 
+  def input_table(self, params) -> jax.Array:
+    """`f[V, E]`, the token embeddings, not scaled."""
+    return params["embedding"]
+
   def output_table(self, params) -> jax.Array:
     """`f[V, E]`, the output head."""
     return params["embedding" if self.config.tie_embeddings else "head"]
@@ -128,8 +132,8 @@ class Ends:
   params: Any
 
   def embed(self, tokens: jax.Array) -> jax.Array:
-    """`i32[...]` -> `f32[..., E]`."""
-    return self.model.embed(self.params, tokens).astype(jnp.float32)
+    """`i32[...]` -> `f32[..., E]`, rows of the table, not scaled."""
+    return self.model.input_table(self.params)[tokens].astype(jnp.float32)
 
   def unembed(self, x: jax.Array) -> jax.Array:
     """`f[..., E]` after the final norm -> logits `f32[..., V]`."""

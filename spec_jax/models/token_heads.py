@@ -17,9 +17,13 @@ import numpy as np
 
 from spec_jax.models import contract
 
-# What the published code, written in PyTorch, starts a linear map from.
-_DEFAULT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 _ZERO = nn.initializers.zeros
+
+
+def identity(key, shape, dtype=jnp.float32):
+  """Ones on the diagonal: what is read first is passed on, the rest is not."""
+  del key
+  return jnp.eye(*shape, dtype=dtype)
 
 
 class TokenHeads(nn.Module):
@@ -232,7 +236,7 @@ class HydraHeads(TokenHeads):
 
   Head i sees the feature and the target's embeddings of the i + 1 tokens from
   the pending one on: `R c + silu(A c)`, then residual blocks, then an output
-  head with a bias.
+  head with a bias. `R` starts as the identity of the feature.
 
   Attributes:
     num_heads: one for each level.
@@ -253,7 +257,7 @@ class HydraHeads(TokenHeads):
     heads, width = range(self.num_heads), self.width
     self.firsts = [nn.Dense(width, kernel_init=_ZERO, name=f"block_{head}_0")
                    for head in heads]
-    self.maps = [nn.Dense(width, kernel_init=_DEFAULT, name=f"map_{head}")
+    self.maps = [nn.Dense(width, kernel_init=identity, name=f"map_{head}")
                  for head in heads]
     self.blocks = [[nn.Dense(width, kernel_init=_ZERO,
                              name=f"block_{head}_{layer}")

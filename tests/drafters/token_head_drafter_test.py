@@ -146,10 +146,12 @@ def start_of(name, **changes):
       {"heads": params}, bundle.target, ends.params)["heads"], ends
 
 
-@pytest.mark.parametrize("changes", [
-    {}, {"num_layers": 3}, {"is_shared": True}])
-def test_medusa_starts_as_the_target_itself(changes):
-  network, params, ends = start_of("medusa_1", **changes)
+@pytest.mark.parametrize("name, changes", [
+    ("medusa_1", {}), ("medusa_1", {"num_layers": 3}),
+    ("medusa_1", {"is_shared": True}), ("hydra", {}),
+    ("hydra", {"num_layers": 3}), ("bpd", {}), ("recurrent_drafter", {})])
+def test_untrained_heads_say_what_the_target_says(name, changes):
+  network, params, ends = start_of(name, **changes)
   feature = jax.random.normal(jax.random.key(1), (3, network.width))
   logits = network.apply(
       {"params": params}, feature, jnp.zeros((3, 4), jnp.int32), ends)

@@ -168,8 +168,10 @@ def test_clover_gates_its_values_by_likeness():
     for head in (slice(0, 8), slice(8, 16)):
       a, b = q[row, head], k[row, head]
       cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+      size = np.sqrt((x[row] ** 2).mean())
       np.testing.assert_allclose(
-          found[row, head], x[row, head] + cosine * v[row, head], atol=1e-4)
+          found[row, head], x[row, head] + size * cosine * v[row, head],
+          atol=1e-4)
 
 
 def test_clover_starts_as_a_copy_of_the_targets_parts():

@@ -7,8 +7,9 @@ a node are the top tokens of its own law, in Medusa's tree `mc_sim_7b_63`, the
 repository's default. Train the heads with `python -m experiments.train
 --system=hydra`. Departures: verified by matching the target's own draw (the
 repository: greedy or typical acceptance, the pending token always the most
-likely one), so the text is exact at every temperature; biases of the first
-blocks start at zero.
+likely one), so the text is exact at every temperature; a head's residual map
+starts as the identity of the feature and all biases at zero, so that untrained
+heads say what the target says (the repository: PyTorch's random ones).
 """
 
 from spec_jax.core import registry
