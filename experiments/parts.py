@@ -173,7 +173,7 @@ TRAINERS: MappingProxyType[str, Callable[[Run], tuple[dict[str, Any], Any]]] = (
         "eagle_2": functools.partial(
             feature_net, "eagle_2", features.FeatureRecipe()),
         "eagle_3": functools.partial(eagle_3, features.FeatureRecipe(
-            num_steps=300, batch=8, steps=4, feature_weight=0.0,
+            num_steps=900, batch=4, steps=3, feature_weight=0.0,
             law_weight=1.0, noise=0.0)),
         "fr_spec": functools.partial(corpus_vocabulary, VocabularyRecipe()),
         "vocab_trim": functools.partial(own_vocabulary, VocabularyRecipe()),

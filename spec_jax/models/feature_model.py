@@ -142,10 +142,14 @@ def from_hyper(target: contract.LinenModel, part: str, hyper: dict[str, Any],
   """
   hyper = dict(hyper)
   layers = dict(hyper.pop("layers", {}))
+  if layers.get("rope_scaling"):
+    layers["rope_scaling"] = config_lib.RopeScaling(**layers["rope_scaling"])
   taps = tuple(hyper.pop("taps", ("final",)))
   try:
     config = dataclasses.replace(layer_config(target.config), **layers)
-    net = feature_net.FeatureNet(config, taps, dtype=target.dtype, **hyper)
+    net = feature_net.FeatureNet(
+        config, taps, dtype=target.dtype, backend=target.module.backend,
+        **hyper)
   except TypeError as error:
     raise ValueError(f"trained part {part!r}: {error}") from error
   return FeatureModel(net, target, part, vocabulary)

@@ -8,6 +8,7 @@ output head of their own. A *pair* i is the feature of token i and token i + 1.
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -45,17 +46,25 @@ class Attend(nn.Module):
   config: config_lib.DecoderConfig
   use_bias: bool
   dtype: jnp.dtype
+  has_normed_residual: ClassVar[bool] = False
 
   @nn.compact
   def __call__(self, embeds, features):
     c = self.config
     both = [decoder.Norm(c.norm, c.norm_eps, name="embed_norm")(embeds),
             decoder.Norm(c.norm, c.norm_eps, name="feature_norm")(features)]
-    return jnp.concatenate(both, axis=-1), features
+    return jnp.concatenate(both, axis=-1), (
+        both[1] if self.has_normed_residual else features)
 
 
-FUSIONS: Mapping[str, type[nn.Module]] = MappingProxyType(
-    {"project": Project, "attend": Attend})
+class AttendNormed(Attend):
+  """The layers add to the normalised feature: `norm_before_residual`."""
+
+  has_normed_residual: ClassVar[bool] = True
+
+
+FUSIONS: Mapping[str, type[nn.Module]] = MappingProxyType({
+    "project": Project, "attend": Attend, "attend_normed": AttendNormed})
 
 
 class FeatureBlock(nn.Module):

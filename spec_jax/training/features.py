@@ -105,17 +105,18 @@ def near_identity(params: Any, scale: float = 0.1) -> Any:
   """Fresh parameters that guess the feature again, and little else.
 
   A net that begins with guesses of the wrong size spends its first hundreds of
-  steps on that alone.
+  steps on that alone. Several features enter small, so that what the first
+  layer says of the token is not drowned by what they say of the one before.
   """
 
   def shrink(path, leaf):
     names = [entry.key for entry in path]
-    if names[-2:] in (["project", "kernel"], ["entry", "kernel"]):
-      # What comes last is the feature, or the deepest of several.
+    if names[-2:] == ["project", "kernel"]:  # The feature comes last.
       return (scale * leaf).at[-leaf.shape[1]:].add(
           jnp.eye(leaf.shape[1], dtype=leaf.dtype))
-    is_last = names[-2:] in (["out", "kernel"], ["down", "kernel"])
-    return scale * leaf if is_last else leaf
+    is_small = names[-2:] in (
+        ["out", "kernel"], ["down", "kernel"], ["entry", "kernel"])
+    return scale * leaf if is_small else leaf
 
   return jax.tree_util.tree_map_with_path(shrink, params)
 
