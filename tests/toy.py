@@ -61,6 +61,7 @@ def bundle(end_of_text=None, draft_noise=0.25) -> ToyBundle:
 # Trained parts of systems, here with random parameters.
 HEADS = {"specdec_pp": {"num_blocks": 1}, "mcsd_improved": {"widths": (8,)},
          "cs_drafting": {}, "eagle_2": {}, "fr_spec": {}, "vocab_trim": {},
+         "poss": {"layers": {"num_layers": 2}, "span": 1},
          "eagle_3": {"taps": (0, 1, 2), "fusion": "attend", "head_size": 8}}
 # What the drafts know of the toy vocabulary, where that is not all.
 TOKEN_IDS = {"eagle_3": (0, 1, 2, 4, 5, 7, 10, 11),
@@ -76,7 +77,7 @@ def head_params(vocab_size=VOCAB):
             for name, network in networks.items()}
   target = contract.decoder_model(config())
   nets = {name: feature_model.from_hyper(target, name, HEADS[name])
-          for name in ("eagle_2", "eagle_3")}
+          for name in ("eagle_2", "eagle_3", "poss")}
   params |= {name: jax.jit(net.init)(jax.random.key(4))
              for name, net in nets.items()}
   for name, ids in TOKEN_IDS.items():

@@ -39,6 +39,7 @@ class FeatureRecipe:
     decay: fraction of the steps over which the rate falls to 0.
     steps: of guessing, in each window and from each column (n).
     step_decay: weight of a step over that of the one before.
+    is_detached: whether a step's guess is a constant to the next one.
     feature_weight: of SmoothL1 of the features, a mean over their width.
     law_weight: of the cross-entropy from the target's law.
     noise: amplitude of uniform noise on the target's features that are read.
@@ -58,6 +59,7 @@ class FeatureRecipe:
   decay: float = 0.7
   steps: int = 1
   step_decay: float = 0.8
+  is_detached: bool = False
   feature_weight: float = 1.0
   law_weight: float = 0.1
   noise: float = 0.1
@@ -68,17 +70,18 @@ class FeatureRecipe:
 
 
 def recipe(options: FeatureRecipe, model: feature_model.FeatureModel,
-           frozen: Any = None) -> loop.Recipe:
+           frozen: Any = None, begin: Any = None) -> loop.Recipe:
   """For `loop.fit`; `frozen` are all other parts' parameters, by part.
 
   Args:
     options: of the training.
     model: the net; its dtype is that of the recipe.
     frozen: gives an output head of the net's own its start, see `start`.
+    begin: parameters to begin with; None for fresh ones.
   """
   model = in_dtype(model, options.dtype)
   make = optimizers.BY_NAME[options.optimizer]
-  init = lambda key: start(model, frozen, key)
+  init = lambda key: start(model, frozen, key) if begin is None else begin
 
   def loss(params, frozen, tokens, key):
     return objective(options, model, params, frozen, tokens, key)
@@ -145,7 +148,8 @@ def objective(options: FeatureRecipe, model: feature_model.FeatureModel,
     features += jax.random.uniform(
         key, features.shape, features.dtype, -options.noise, options.noise)
   outs = columns.run(
-      model, known, tokens, features, options.steps)
+      model, known, tokens, features, options.steps,
+      is_detached=options.is_detached)
   width = tokens.shape[1] - 1
   total, metrics = 0.0, {}
   for step, out in enumerate(outs):

@@ -62,6 +62,9 @@ SMALL = {
     "eagle_3": features.FeatureRecipe(
         judged_windows=2, judged_depth=2, vocabulary=200, steps=2,
         feature_weight=0.0, **SMALL_TRAINING),
+    "poss": features.FeatureRecipe(
+        {"layers": {"num_layers": 2}, "span": 1}, judged_windows=2,
+        judged_depth=2, steps=3, is_detached=True, **SMALL_TRAINING),
     "vocab_trim": parts.VocabularyRecipe(own_windows=4, length=16),
 }
 
