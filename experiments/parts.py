@@ -145,7 +145,22 @@ def eagle_3(options: features.FeatureRecipe, run: Run
                        {feature_model.TOKEN_IDS: ids}, own)
 
 
-def _fit_features(name, options, run, hyper, fixed, own):
+def poss(options: features.FeatureRecipe, run: Run
+         ) -> tuple[dict[str, Any], Any]:
+  """Specialists that begin as copies of EAGLE's layer."""
+  if "eagle_2" not in run.bundle.params:
+    raise ValueError("the bundle has no part 'eagle_2' to begin with, expected"
+                     " it to be trained before 'poss'.")
+  net = run.bundle.params["eagle_2"]
+  count = options.hyper["layers"]["num_layers"]
+  begin = {"fuse": net["fuse"]} | {
+      f"layers_{i}": net["layers_0"] for i in range(count)}
+  return _fit_features(
+      "poss", run.adapt(options), run, options.hyper, {},
+      run.own_text(options, run.train), begin)
+
+
+def _fit_features(name, options, run, hyper, fixed, own, begin=None):
   """Trains a net; `fixed` are parameters of its part that are not trained."""
   bundle = run.bundle
   model = feature_model.from_hyper(
@@ -158,7 +173,7 @@ def _fit_features(name, options, run, hyper, fixed, own):
       options, own_windows=options.judged_windows), run.heldout)
   with run.progress(options.num_steps) as on_step:
     params = loop.fit(
-        features.recipe(options, model, frozen), windows,
+        features.recipe(options, model, frozen, begin), windows,
         num_steps=options.num_steps, folder=run.folder, frozen=frozen,
         seed=run.seed, checkpoint_every=run.checkpoint_every, on_step=on_step,
         evaluate_every=max(1, options.num_steps // 4),
@@ -267,8 +282,11 @@ TRAINERS: MappingProxyType[str, Callable[[Run], tuple[dict[str, Any], Any]]] = (
         "eagle_2": functools.partial(
             feature_net, "eagle_2", features.FeatureRecipe()),
         "eagle_3": functools.partial(eagle_3, features.FeatureRecipe(
-            num_steps=300, batch=8, steps=4, feature_weight=0.0,
+            num_steps=900, batch=4, steps=3, feature_weight=0.0,
             law_weight=1.0, noise=0.0)),
+        "poss": functools.partial(poss, features.FeatureRecipe(
+            {"layers": {"num_layers": 3}, "span": 1}, num_steps=150,
+            learning_rate=5e-4, steps=4, step_decay=1.0, is_detached=True)),
         "fr_spec": functools.partial(corpus_vocabulary, VocabularyRecipe()),
         "vocab_trim": functools.partial(own_vocabulary, VocabularyRecipe()),
     }))

@@ -17,12 +17,12 @@ def _pairs(model, params, text):
   return model.enter(params, taps)
 
 
-@functools.partial(jax.jit, static_argnums=0,
+@functools.partial(jax.jit, static_argnums=(0, 4),
                    compiler_options={"xla_backend_optimization_level": 0})
-def _run(model, params, tokens, features):
+def _run(model, params, tokens, features, level):
   mask = jnp.tril(jnp.ones((1, _WIDTH, _WIDTH), bool))
   positions = jnp.arange(_WIDTH, dtype=jnp.int32)[None]
-  return model.forward(params, tokens, features, positions, mask)
+  return model.forward(params, tokens, features, positions, mask, level=level)
 
 
 def pairs(model, params, text):
@@ -34,13 +34,13 @@ def pairs(model, params, text):
   return text[1:], features[0, :len(text) - 1]
 
 
-def run_pairs(model, params, tokens, features):
+def run_pairs(model, params, tokens, features, level=None):
   """The net over all pairs at once, positions counted from the first."""
   padded = np.zeros((1, _WIDTH), np.int32)
   padded[0, :len(tokens)] = tokens
   wide = np.zeros((1, _WIDTH, features.shape[1]), features.dtype)
   wide[0, :len(features)] = features
-  return jax.device_get(_run(model, params, padded, wide))
+  return jax.device_get(_run(model, params, padded, wide, level))
 
 
 def rollout(model, params, text, path):
@@ -50,8 +50,10 @@ def rollout(model, params, text, path):
   """
   tokens, features = pairs(model, params, text)
   found = []
-  for token in (*path, 0):
-    out = run_pairs(model, params, tokens, features)
+  for step, token in enumerate((*path, 0)):
+    # Who guesses at this depth does so from the first pair on.
+    level = step if model.net.is_parallel and step else None
+    out = run_pairs(model, params, tokens, features, level)
     last = len(tokens) - 1
     found.append(out.logits[0, last])
     tokens = np.append(tokens, np.int32(token))

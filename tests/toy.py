@@ -72,6 +72,7 @@ HEADS = {"specdec_pp": {"num_blocks": 1}, "mcsd_improved": {"widths": (8,)},
          "bpd_rescored": {}, "superposed": {}, "clover_2": {"num_heads": 4},
          "token_embedding_speculator": {"inner": 8, "scales_input": True},
          "eagle_2": {}, "fr_spec": {}, "vocab_trim": {},
+         "poss": {"layers": {"num_layers": 2}, "span": 1},
          "eagle_3": {"taps": (0, 1, 2), "fusion": "attend", "head_size": 8}}
 # Which of them are heads on the target's features, and what encodes these.
 TOKEN_HEADS = {"medusa_1": (token_heads.MedusaHeads, 0),
@@ -96,7 +97,7 @@ def head_params(vocab_size=VOCAB):
             for name, network in networks.items()}
   target = contract.decoder_model(config())
   nets = {name: feature_model.from_hyper(target, name, HEADS[name])
-          for name in ("eagle_2", "eagle_3")}
+          for name in ("eagle_2", "eagle_3", "poss")}
   params |= {name: jax.jit(net.init)(jax.random.key(4))
              for name, net in nets.items()}
   for name, ids in TOKEN_IDS.items():

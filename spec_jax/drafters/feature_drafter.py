@@ -127,10 +127,11 @@ class StablePart:
         self.model.logits(params, hidden), fresh,
         {level_drafter.HIDDEN: hidden}), stable
 
-  def feed(self, params, tokens, hidden, positions, mask, cache, past):
+  def feed(self, params, tokens, hidden, positions, mask, cache, past, level):
     # A pair stands where its feature does, one before its token.
     return self.model.forward(
-        params, tokens, hidden, positions - 1, mask, cache, past=past)
+        params, tokens, hidden, positions - 1, mask, cache, past=past,
+        level=level)
 
   def _run(self, params, stable, tokens, features, offset, is_pair, first,
            count):

@@ -180,7 +180,8 @@ class GrownDraftModel(level_drafter.ModelDrafter):
           ctx.length[:, None] - 1 + loop.level, frontier.tokens.shape)
       out = self.feed(
           params, frontier.tokens, loop.hidden, positions,
-          jnp.concatenate([loop.ancestors, itself], axis=2), cache, loop.fresh)
+          jnp.concatenate([loop.ancestors, itself], axis=2), cache, loop.fresh,
+          loop.level)
       return extend(loop, out, out.fresh)
 
     if self.depth > 1:  # Else there is no room to trace the body with.
@@ -195,9 +196,9 @@ class GrownDraftModel(level_drafter.ModelDrafter):
           q=jnp.take_along_axis(laws, slots[:, :, None], axis=1))
     return tree, loop.fresh, slots
 
-  def feed(self, params, tokens, hidden, positions, mask, cache, past):
-    """The forward of nodes; `hidden` is what their parents handed down."""
-    del hidden
+  def feed(self, params, tokens, hidden, positions, mask, cache, past, level):
+    """The forward of a level; `hidden` is what its parents handed down."""
+    del hidden, level
     return self.model.forward(
         params, tokens, positions, mask, cache, past=past, taps=self._taps)
 

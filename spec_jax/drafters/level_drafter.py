@@ -174,15 +174,15 @@ class LevelDrafter(ModelDrafter):
     mask = pick(pick(grower.ancestors(level), nodes - start), seen, axis=2)
     positions = jnp.broadcast_to(length[:, None] - 1 + level, tokens.shape)
     return self.feed(params, tokens, self.handed_down(above, level), positions,
-                     mask, cache, fresh)
+                     mask, cache, fresh, level)
 
   def handed_down(self, above: types.ModelOut, level: int) -> Any:
     """What the fed nodes of a level get of the forward of the level above."""
     del above, level
 
-  def feed(self, params, tokens, hidden, positions, mask, cache, past):
-    """The forward of nodes; `hidden` is what their parents handed down."""
-    del hidden
+  def feed(self, params, tokens, hidden, positions, mask, cache, past, level):
+    """The forward of a level; `hidden` is what its parents handed down."""
+    del hidden, level
     return self.model.forward(
         params, tokens, positions, mask, cache, past=past)
 

@@ -63,6 +63,13 @@ class Bundle:
         models={name: model.with_backend(backend)
                 for name, model in self.models.items()})
 
+  def with_head(self, name: str, hyper: dict[str, Any], params: Any
+                ) -> "Bundle":
+    """The same with one more trained part, or another in its place."""
+    return dataclasses.replace(
+        self, heads={**self.heads, name: hyper},
+        params={**self.params, name: params})
+
 
 def shipped_names() -> tuple[str, ...]:
   """Bundles inside the package."""

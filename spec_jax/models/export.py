@@ -41,10 +41,7 @@ def save_hf(folder: str | os.PathLike, model: contract.LinenModel, params: Any,
     ValueError: naming every field that Llama has no word for.
   """
   c = model.config
-  foreign = [f"{field}={getattr(c, field)!r} (a Llama has {value!r})"
-             for field, value in _LLAMA.items() if getattr(c, field) != value]
-  if foreign:
-    raise ValueError("this model is no Llama: " + ", ".join(foreign) + ".")
+  check_llama(c)
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   tensors = _tensors(c, jax.tree.map(np.asarray, jax.device_get(params)))
@@ -52,7 +49,7 @@ def save_hf(folder: str | os.PathLike, model: contract.LinenModel, params: Any,
   safetensors.numpy.save_file(
       tensors, folder / "model.safetensors", {"format": "pt"})
   end = None if tokenizer is None else tokenizer.end_of_text
-  config = _config(c, end) | {
+  config = config_fields(c, end) | {
       "dtype": str(tensors["model.embed_tokens.weight"].dtype)}
   (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
   if tokenizer is not None:
@@ -63,12 +60,22 @@ def save_hf(folder: str | os.PathLike, model: contract.LinenModel, params: Any,
         {"tokenizer_class": "PreTrainedTokenizerFast"} | special) + "\n")
 
 
+def check_llama(config: config_lib.DecoderConfig) -> None:
+  """Raises ValueError, naming every field that Llama has no word for."""
+  foreign = [f"{field}={getattr(config, field)!r} (a Llama has {value!r})"
+             for field, value in _LLAMA.items()
+             if getattr(config, field) != value]
+  if foreign:
+    raise ValueError("this model is no Llama: " + ", ".join(foreign) + ".")
+
+
 def _is_tied(config):
   return config.tie_embeddings and config.embed_scale == 1.0
 
 
-def _config(config: config_lib.DecoderConfig, end_of_text: int | None
-            ) -> dict[str, Any]:
+def config_fields(config: config_lib.DecoderConfig, end_of_text: int | None
+                  ) -> dict[str, Any]:
+  """What config.json says of a Llama."""
   return {
       "architectures": ["LlamaForCausalLM"],
       "model_type": "llama",
@@ -107,12 +114,13 @@ def _tensors(config: config_lib.DecoderConfig, params: Any
         embedding if config.tie_embeddings else params["head"])
   for layer in range(config.num_layers):
     prefix = f"model.layers.{layer}."
-    tensors |= {prefix + name: value for name, value in _layer(
+    tensors |= {prefix + name: value for name, value in layer_tensors(
         config, params[f"layers_{layer}"]).items()}
   return {name: np.ascontiguousarray(value) for name, value in tensors.items()}
 
 
-def _layer(config, block):
+def layer_tensors(config, block):
+  """A block by the names of Llama, without their prefix."""
   width, groups = config.d_model, config.num_groups
   rows = lambda x: np.moveaxis(x, 0, -1).reshape(-1, x.shape[0])
   qkv = block["attn"]["qkv"]["kernel"]  # [E, K, G + 2, C]

@@ -67,7 +67,7 @@ class FeatureModel:
         {"params": params[self.part]}, features, method="enter")
 
   def forward(self, params, tokens, features, positions, mask, cache=None, *,
-              past=None, with_logits=True) -> types.ModelOut:
+              past=None, with_logits=True, level=None) -> types.ModelOut:
     """Runs pairs; see `feature_net.FeatureNet`.
 
     Args:
@@ -79,6 +79,8 @@ class FeatureModel:
       cache: of committed pairs, or None.
       past: in-flight keys and values, or None.
       with_logits: False leaves out the output head.
+      level: of the pairs' tokens below the root, may be traced; None of
+        committed pairs.
 
     Returns:
       `logits` `f32[B, T, Z]`, of the token after; `taps["hidden"]`, the
@@ -87,7 +89,7 @@ class FeatureModel:
     embeds = self.target.embed(params[_TARGET], tokens)
     hidden, fresh = self.net.apply(
         {"params": params[self.part]}, embeds, features, positions, mask,
-        cache, past)
+        cache, past, level)
     logits = self.logits(params, hidden) if with_logits else None
     return types.ModelOut(logits, fresh, {HIDDEN: hidden})
 
@@ -142,10 +144,16 @@ def from_hyper(target: contract.LinenModel, part: str, hyper: dict[str, Any],
   """
   hyper = dict(hyper)
   layers = dict(hyper.pop("layers", {}))
+  if layers.get("rope_scaling"):
+    layers["rope_scaling"] = config_lib.RopeScaling(**layers["rope_scaling"])
   taps = tuple(hyper.pop("taps", ("final",)))
   try:
     config = dataclasses.replace(layer_config(target.config), **layers)
-    net = feature_net.FeatureNet(config, taps, dtype=target.dtype, **hyper)
+    make = feature_net.SpecialistNet if "span" in hyper else (
+        feature_net.FeatureNet)
+    net = make(
+        config, taps, dtype=target.dtype, backend=target.module.backend,
+        **hyper)
   except TypeError as error:
     raise ValueError(f"trained part {part!r}: {error}") from error
   return FeatureModel(net, target, part, vocabulary)

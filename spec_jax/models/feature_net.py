@@ -8,6 +8,7 @@ output head of their own. A *pair* i is the feature of token i and token i + 1.
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -45,17 +46,25 @@ class Attend(nn.Module):
   config: config_lib.DecoderConfig
   use_bias: bool
   dtype: jnp.dtype
+  has_normed_residual: ClassVar[bool] = False
 
   @nn.compact
   def __call__(self, embeds, features):
     c = self.config
     both = [decoder.Norm(c.norm, c.norm_eps, name="embed_norm")(embeds),
             decoder.Norm(c.norm, c.norm_eps, name="feature_norm")(features)]
-    return jnp.concatenate(both, axis=-1), features
+    return jnp.concatenate(both, axis=-1), (
+        both[1] if self.has_normed_residual else features)
 
 
-FUSIONS: Mapping[str, type[nn.Module]] = MappingProxyType(
-    {"project": Project, "attend": Attend})
+class AttendNormed(Attend):
+  """The layers add to the normalised feature: `norm_before_residual`."""
+
+  has_normed_residual: ClassVar[bool] = True
+
+
+FUSIONS: Mapping[str, type[nn.Module]] = MappingProxyType({
+    "project": Project, "attend": Attend, "attend_normed": AttendNormed})
 
 
 class FeatureBlock(nn.Module):
@@ -107,6 +116,7 @@ class FeatureNet(nn.Module):
   head_size: int = 0
   dtype: jnp.dtype = jnp.float32
   backend: str = "auto"
+  is_parallel: ClassVar[bool] = False
 
   def setup(self):
     c = self.config
@@ -116,8 +126,9 @@ class FeatureNet(nn.Module):
     if c.positions != "rope":
       raise ValueError(f"positions={c.positions!r}, expected 'rope'.")
     self.fuse = FUSIONS[self.fusion](c, self.use_bias, self.dtype)
-    self.layers = [FeatureBlock(c, i > 0, self.dtype, self.backend)
-                   for i in range(c.num_layers)]
+    self.layers = [
+        FeatureBlock(c, i > 0 and not self.is_parallel, self.dtype,
+                     self.backend) for i in range(c.num_layers)]
     if len(self.taps) > 1:
       self.entry = Entry(c.d_model, self.dtype)
     if self.head_size:
@@ -125,7 +136,8 @@ class FeatureNet(nn.Module):
       self.head = self.param("head", nn.initializers.normal(0.02),
                              (self.head_size, c.d_model), jnp.float32)
 
-  def __call__(self, embeds, features, positions, mask, cache=None, past=None):
+  def __call__(self, embeds, features, positions, mask, cache=None, past=None,
+               level=None):
     """Runs fresh pairs against a read-only cache of earlier ones.
 
     Args:
@@ -136,19 +148,19 @@ class FeatureNet(nn.Module):
       mask: `bool[B, T, F]`, see `core.protocols.TargetModel`.
       cache: of committed pairs, or None.
       past: in-flight keys and values, or None.
+      level: of the tokens below the root; None of committed pairs.
 
     Returns:
       `f[B, T, E]`, guesses of the features of the tokens, and `types.FreshKV`.
     """
+    del level
     x, residual = self.fuse(embeds.astype(self.dtype),
                             features.astype(self.dtype))
     angles = decoder.angles_of(self.config, positions)
     keys, values = [], []
     for i, layer in enumerate(self.layers):
-      scope = decoder.Scope(
-          mask, decoder.prefix_of(cache, i), positions, window=0)
-      x, k, v = layer(x, residual, angles, scope,
-                      None if past is None else (past.k[i], past.v[i]))
+      x, k, v = layer(x, residual, angles, *_surroundings(
+          i, positions, mask, cache, past))
       residual = x
       keys.append(k)
       values.append(v)
@@ -172,6 +184,56 @@ class FeatureNet(nn.Module):
     return jax.lax.dot_general(
         x, self.head.astype(self.dtype), (((x.ndim - 1,), (1,)), ((), ())),
         preferred_element_type=jnp.float32)
+
+
+class SpecialistNet(FeatureNet):
+  """A layer for each stretch of levels, all reading what the fusion says.
+
+  PosS (Huang et al. 2025, arXiv 2506.03566), Sec. 3: guesses are the less
+  reliable the deeper they are, and each specialist learns one range of that.
+  Each has keys and values of all committed pairs and of the nodes above its
+  own; layers of levels that have passed are not run.
+
+  Attributes:
+    span: levels per specialist; `config.num_layers` of them.
+  """
+
+  span: int = 1
+  is_parallel: ClassVar[bool] = True
+
+  def __call__(self, embeds, features, positions, mask, cache=None, past=None,
+               level=None):
+    """As `FeatureNet`; committed pairs get the guesses of the first."""
+    x, residual = self.fuse(embeds.astype(self.dtype),
+                            features.astype(self.dtype))
+    angles = decoder.angles_of(self.config, positions)
+    last = self.config.num_layers - 1
+    chosen = 0 if level is None else jnp.minimum(level // self.span, last)
+    shape = (x.shape[0], self.config.num_kv_heads, x.shape[1],
+             self.config.head_dim)
+    nothing = jnp.zeros(shape, self.dtype)
+    guess, keys, values = residual, [], []
+    for i, layer in enumerate(self.layers):
+      around = _surroundings(i, positions, mask, cache, past)
+      run = lambda m, x, i=i, around=around: m.layers[i](
+          x, residual, angles, *around)
+      if level is None or self.is_initializing():
+        out, k, v = layer(x, residual, angles, *around)
+      else:
+        out, k, v = nn.cond(
+            i >= chosen, run, lambda m, x: (residual, nothing, nothing), self,
+            x)
+      guess = jnp.where(chosen == i, out, guess)
+      keys.append(k)
+      values.append(v)
+    return guess, types.FreshKV(tuple(keys), tuple(values), positions)
+
+
+def _surroundings(layer, positions, mask, cache, past):
+  """What the attention of a layer may look at."""
+  scope = decoder.Scope(
+      mask, decoder.prefix_of(cache, layer), positions, window=0)
+  return scope, None if past is None else (past.k[layer], past.v[layer])
 
 
 class Entry(nn.Module):

@@ -39,7 +39,7 @@ def read_config(path: str | os.PathLike, real_vocab_size: int | None = None
   """
   raw = read_raw_config(path)
   try:
-    return _decoder_config(raw, real_vocab_size)
+    return decoder_config(raw, real_vocab_size)
   except ValueError as error:
     raise ValueError(f"{path}/config.json: {error}") from error
 
@@ -75,7 +75,9 @@ def read_json(source: pathlib.Path) -> dict[str, Any]:
   return raw
 
 
-def _decoder_config(raw, real_vocab_size):
+def decoder_config(raw: dict[str, Any], real_vocab_size: int | None = None
+                   ) -> config_lib.DecoderConfig:
+  """The configuration that the contents of a config.json state."""
   arch = architectures.ARCHITECTURES[raw["model_type"]]
   if raw.get("quantization_config"):
     raise ValueError("quantization_config is set, expected plain weights.")

@@ -48,18 +48,18 @@ def parts(arch: architectures.Architecture, config: config_lib.DecoderConfig,
     prefix: of every tensor but the head.
   """
   names, c = arch.names, config
-  yield _table("embedding", prefix + names["embedding"], c.vocab_size, c)
+  yield table("embedding", prefix + names["embedding"], c.vocab_size, c)
   if c.positions == "learned":
-    yield _table("position_embedding", prefix + names["position_embedding"],
+    yield table("position_embedding", prefix + names["position_embedding"],
                  c.max_positions + c.position_offset, c)
   if not c.tie_embeddings:
-    yield _table("head", HEAD, c.vocab_size, c)
-  yield from _norm(("final_norm",), prefix + names["final_norm"], c.d_model, c)
+    yield table("head", HEAD, c.vocab_size, c)
+  yield from norm(("final_norm",), prefix + names["final_norm"], c.d_model, c)
   for layer in range(c.num_layers):
-    yield from _Layer(arch, c, prefix, layer).parts()
+    yield from Layer(arch, c, prefix, layer).parts()
 
 
-class _Layer:
+class Layer:
   """The parameters of one block."""
 
   def __init__(self, arch, config, prefix, layer):
@@ -67,18 +67,22 @@ class _Layer:
     self._prefix, self._layer = prefix, layer
 
   def parts(self) -> Iterator[Part]:
+    yield from self._norms()
+    yield from self.maps(self._config.d_model)
+
+  def maps(self, width: int) -> Iterator[Part]:
+    """The linear maps; attention reads something `width` wide."""
     c = self._config
     heads, groups, size = c.num_kv_heads, c.num_groups, c.head_dim
-    yield from self._norms()
-    yield from self._linear(
+    yield from self.linear(
         ("attn", "qkv"), (groups * heads * size, heads * size, heads * size),
-        (c.d_model,), (heads, groups + 2, size), c.qkv_bias, self._by_head)
-    yield from self._linear(("attn", "out"), (c.d_model,),
+        (width,), (heads, groups + 2, size), c.qkv_bias, self.by_head)
+    yield from self.linear(("attn", "out"), (c.d_model,),
                             (heads, groups, size), (c.d_model,), c.out_bias)
     ways = 2 if c.mlp in ("swiglu", "geglu") else 1
-    yield from self._linear(("mlp", "up"), (c.d_ff,) * ways, (c.d_model,),
+    yield from self.linear(("mlp", "up"), (c.d_ff,) * ways, (c.d_model,),
                             (ways, c.d_ff), c.mlp_bias)
-    yield from self._linear(("mlp", "down"), (c.d_model,), (c.d_ff,),
+    yield from self.linear(("mlp", "down"), (c.d_model,), (c.d_ff,),
                             (c.d_model,), c.mlp_bias)
 
   def _norms(self):
@@ -91,14 +95,14 @@ class _Layer:
     for path, width in widths.items():
       (name,) = self._names(path[-1])
       # The norms of queries and keys have no bias in any architecture.
-      yield from _norm((f"layers_{self._layer}",) + path, name, width, c)
+      yield from norm((f"layers_{self._layer}",) + path, name, width, c)
 
   def _names(self, part):
     names = self._arch.names[part]
     names = (names,) if isinstance(names, str) else names
     return tuple(self._prefix + name.format(self._layer) for name in names)
 
-  def _linear(self, path, rows, in_shape, out_shape, use_bias, arrange=None):
+  def linear(self, path, rows, in_shape, out_shape, use_bias, arrange=None):
     """A kernel `in_shape + out_shape` and its bias `out_shape`.
 
     Args:
@@ -131,7 +135,7 @@ class _Layer:
           {f"{name}.bias": (size,) for name, size in zip(names, rows)},
           lambda tensors: arrange(np.concatenate(tensors)))
 
-  def _by_head(self, stacked):
+  def by_head(self, stacked):
     """All queries, keys, values `[R, ...]` -> `[K, G + 2, C, ...]`."""
     c = self._config
     heads, groups, size = c.num_kv_heads, c.num_groups, c.head_dim
@@ -143,11 +147,13 @@ class _Layer:
     return np.concatenate([queries, keys, values], axis=1)
 
 
-def _table(field, name, rows, config):
+def table(field, name, rows, config):
+  """A matrix `[rows, E]` that is stored as it is."""
   return Part((field,), {name: (rows, config.d_model)}, lambda x: x[0])
 
 
-def _norm(path, name, width, config):
+def norm(path, name, width, config):
+  """The scale, and of a LayerNorm the bias, of a norm."""
   yield Part(path + ("scale",), {f"{name}.weight": (width,)}, lambda x: x[0])
   if config.norm == "layer":
     yield Part(path + ("bias",), {f"{name}.bias": (width,)}, lambda x: x[0])

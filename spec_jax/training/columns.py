@@ -27,7 +27,7 @@ def shifted(array: jax.Array, by: int, width: int) -> jax.Array:
 def run(model: feature_model.FeatureModel, params: Any, tokens: jax.Array,
         features: jax.Array, num_steps: int,
         choose_fn: Callable[[int, types.ModelOut], jax.Array] | None = None,
-        with_logits: bool = True) -> list[types.ModelOut]:
+        is_detached: bool = False) -> list[types.ModelOut]:
   """The net's forwards from every column, a list of steps.
 
   Column c starts with the pair (`features[:, c]`, `tokens[:, c + 1]`); step j
@@ -42,7 +42,7 @@ def run(model: feature_model.FeatureModel, params: Any, tokens: jax.Array,
     num_steps: n.
     choose_fn: `(step, out) -> i32[B, T - 1]`, the token that follows; None for
       that of the text (teacher forcing; 0 behind its end).
-    with_logits: False leaves out the output head.
+    is_detached: whether a step's guess is a constant to the next one.
 
   Returns:
     n outputs over T - 1 columns, column c of step j a guess of the feature of
@@ -58,10 +58,12 @@ def run(model: feature_model.FeatureModel, params: Any, tokens: jax.Array,
         jnp.broadcast_to(positions + step, current.shape),
         jnp.broadcast_to(seen(width, width, step, 0),
                          (tokens.shape[0], width, (step + 1) * width)),
-        past=past, with_logits=with_logits)
+        past=past, level=step or None)
     outs.append(out)
     past = out.fresh if past is None else past.then(out.fresh)
     inputs = out.taps[feature_model.HIDDEN]
+    if is_detached:
+      inputs = jax.lax.stop_gradient(inputs)
     current = shifted(tokens, step + 2, width) if choose_fn is None else (
         choose_fn(step, out))
   return outs

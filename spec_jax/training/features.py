@@ -39,6 +39,7 @@ class FeatureRecipe:
     decay: fraction of the steps over which the rate falls to 0.
     steps: of guessing, in each window and from each column (n).
     step_decay: weight of a step over that of the one before.
+    is_detached: whether a step's guess is a constant to the next one.
     feature_weight: of SmoothL1 of the features, a mean over their width.
     law_weight: of the cross-entropy from the target's law.
     noise: amplitude of uniform noise on the target's features that are read.
@@ -58,6 +59,7 @@ class FeatureRecipe:
   decay: float = 0.7
   steps: int = 1
   step_decay: float = 0.8
+  is_detached: bool = False
   feature_weight: float = 1.0
   law_weight: float = 0.1
   noise: float = 0.1
@@ -68,17 +70,18 @@ class FeatureRecipe:
 
 
 def recipe(options: FeatureRecipe, model: feature_model.FeatureModel,
-           frozen: Any = None) -> loop.Recipe:
+           frozen: Any = None, begin: Any = None) -> loop.Recipe:
   """For `loop.fit`; `frozen` are all other parts' parameters, by part.
 
   Args:
     options: of the training.
     model: the net; its dtype is that of the recipe.
     frozen: gives an output head of the net's own its start, see `start`.
+    begin: parameters to begin with; None for fresh ones.
   """
   model = in_dtype(model, options.dtype)
   make = optimizers.BY_NAME[options.optimizer]
-  init = lambda key: start(model, frozen, key)
+  init = lambda key: start(model, frozen, key) if begin is None else begin
 
   def loss(params, frozen, tokens, key):
     return objective(options, model, params, frozen, tokens, key)
@@ -105,17 +108,18 @@ def near_identity(params: Any, scale: float = 0.1) -> Any:
   """Fresh parameters that guess the feature again, and little else.
 
   A net that begins with guesses of the wrong size spends its first hundreds of
-  steps on that alone.
+  steps on that alone. Several features enter small, so that what the first
+  layer says of the token is not drowned by what they say of the one before.
   """
 
   def shrink(path, leaf):
     names = [entry.key for entry in path]
-    if names[-2:] in (["project", "kernel"], ["entry", "kernel"]):
-      # What comes last is the feature, or the deepest of several.
+    if names[-2:] == ["project", "kernel"]:  # The feature comes last.
       return (scale * leaf).at[-leaf.shape[1]:].add(
           jnp.eye(leaf.shape[1], dtype=leaf.dtype))
-    is_last = names[-2:] in (["out", "kernel"], ["down", "kernel"])
-    return scale * leaf if is_last else leaf
+    is_small = names[-2:] in (
+        ["out", "kernel"], ["down", "kernel"], ["entry", "kernel"])
+    return scale * leaf if is_small else leaf
 
   return jax.tree_util.tree_map_with_path(shrink, params)
 
@@ -144,7 +148,8 @@ def objective(options: FeatureRecipe, model: feature_model.FeatureModel,
     features += jax.random.uniform(
         key, features.shape, features.dtype, -options.noise, options.noise)
   outs = columns.run(
-      model, known, tokens, features, options.steps)
+      model, known, tokens, features, options.steps,
+      is_detached=options.is_detached)
   width = tokens.shape[1] - 1
   total, metrics = 0.0, {}
   for step, out in enumerate(outs):

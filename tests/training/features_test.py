@@ -24,6 +24,7 @@ from tests import toy
 
 PART = "net"
 OWN_HEAD = {"taps": (0, 1, 2), "fusion": "attend", "head_size": 8}
+SPECIALISTS = {"layers": {"num_layers": 3}, "span": 1}
 IDS = jnp.asarray([0, 1, 3, 4, 6, 7, 9, 11], jnp.int32)
 OPTIONS = features.FeatureRecipe(
     num_steps=120, batch=8, length=16, learning_rate=1e-2, noise=0.02,
@@ -35,7 +36,7 @@ LAW_ALONE = dataclasses.replace(
 
 def model_of(hyper):
   return feature_model.from_hyper(
-      toy.bundle().target, PART, hyper, PART if hyper else None)
+      toy.bundle().target, PART, hyper, PART if "head_size" in hyper else None)
 
 
 @functools.cache
@@ -61,7 +62,7 @@ def texts(rows=64, length=16):
   return found.astype(np.uint16)
 
 
-@pytest.mark.parametrize("hyper", [{}, OWN_HEAD])
+@pytest.mark.parametrize("hyper", [{}, OWN_HEAD, SPECIALISTS], ids=str)
 def test_columns_are_drafts_from_every_prefix(hyper):
   """The diagonal of keys is really running from each column."""
   model = model_of(hyper)

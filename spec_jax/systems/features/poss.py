@@ -1,0 +1,35 @@
+"""PosS: a specialist of its own for each stretch of draft positions.
+
+Huang et al. 2025, Sec. 3 and repository: EAGLE-2's net with several decoder
+layers side by side; draft step i is guessed by layer min(i // n, S - 1), each
+layer has keys and values of all committed pairs, and all share one fusion and
+the target's embedding and head. Tree (60 nodes, depth 6) and rule are
+EAGLE-2's. The layers begin as copies of EAGLE's and are trained over steps of
+their own detached guesses: `python -m experiments.train --system=poss`, after
+eagle_2. Departures: a layer's keys and values of committed pairs are filled in
+every round, not when its first draft comes; the last prompt token is the first
+root, so a prompt of one token drafts nothing in its first round.
+"""
+
+from spec_jax.core import registry
+from spec_jax.drafters import feature_drafter
+from spec_jax.models import feature_model
+from spec_jax.systems import registration
+from spec_jax.trees import likelihood
+from spec_jax.verifiers import matching
+
+PAPER = registry.Paper(
+    title="POSS: Position Specialist Generates Better Draft for Speculative"
+    " Decoding", authors="Huang et al.", year=2025, arxiv="2506.03566")
+
+
+@registration.register("poss", papers=(PAPER,), family="features",
+                       drafter=("target", "poss"))
+def poss(parts: registration.Parts, *, budget: int = 60, depth: int = 6,
+         top_k: int = 10):
+  """EAGLE-2 with a draft layer for each range of depths."""
+  model = feature_model.from_hyper(parts.target, "poss", parts.head("poss"))
+  drafter = feature_drafter.GrownFeatureDrafter(
+      model, likelihood.MostLikely(budget, top_k, depth, top_k))
+  return registration.compose(
+      "poss", parts, drafter, matching.SampleAndMatch())
