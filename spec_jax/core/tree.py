@@ -65,7 +65,8 @@ def child_counts(branching) -> tuple[tuple[int, ...], ...]:
     branching: by level, one number for all nodes or one for each.
 
   Raises:
-    ValueError: if a level lists more or fewer numbers than it has nodes.
+    ValueError: if there is no level, a level has no child, or it lists more or
+      fewer numbers than it has nodes.
   """
   counts, width = [], 1
   for level, entry in enumerate(branching):
@@ -76,6 +77,10 @@ def child_counts(branching) -> tuple[tuple[int, ...], ...]:
           f" of children, expected one for each of its {width} nodes.")
     counts.append(per_node)
     width = sum(per_node)
+  if not counts or any(max(c) < 1 or min(c) < 0 for c in counts):
+    raise ValueError(
+        f"branching={branching}, expected at least one level and at least one"
+        " child per level.")
   return tuple(counts)
 
 

@@ -49,11 +49,7 @@ class DraftModel(level_drafter.LevelDrafter):
   lag: int = 1
 
   def __post_init__(self):
-    if not self.branching or any(
-        max(level, default=0) < 1 or min(level) < 0 for level in self.counts):
-      raise ValueError(
-          f"branching={self.branching}, expected at least one level and at"
-          " least one child per level.")
+    tree_lib.child_counts(self.branching)  # Names what is wrong with it.
     if self.draw not in _DRAWS:
       raise ValueError(f"draw={self.draw!r}, expected one of {_DRAWS}.")
     if self.draw not in _RAGGED and not self._is_uniform:

@@ -49,11 +49,7 @@ class Shape:
   branching: tuple[int | tuple[int, ...], ...]
 
   def __post_init__(self):
-    if not self.branching or any(
-        max(level, default=0) < 1 or min(level) < 0 for level in self.counts):
-      raise ValueError(
-          f"branching={self.branching}, expected at least one level and at"
-          " least one child per level.")
+    tree_lib.child_counts(self.branching)  # Names what is wrong with it.
 
   @property
   def counts(self) -> tuple[tuple[int, ...], ...]:
