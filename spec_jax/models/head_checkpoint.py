@@ -42,9 +42,7 @@ def add(bundle: bundle_lib.Bundle, path: str | os.PathLike
         ) -> bundle_lib.Bundle:
   """The bundle with the heads of a folder; see `load`."""
   heads = load(path, bundle.target)
-  return dataclasses.replace(
-      bundle, heads=bundle.heads | {heads.system: heads.hyper},
-      params=bundle.params | {heads.system: heads.params})
+  return bundle.with_head(heads.system, heads.hyper, heads.params)
 
 
 def load(path: str | os.PathLike, target: contract.LinenModel) -> Heads:
