@@ -138,7 +138,7 @@ class StablePart:
     # A pair stands where its feature does, one before its token.
     return self.model.forward(
         params, tokens, hidden, positions - 1, mask, cache, past=past,
-        level=level)
+        level=jnp.asarray(level, jnp.int32))
 
   def _run(self, params, stable, tokens, features, offset, is_pair, first,
            count):
