@@ -18,12 +18,14 @@ from spec_jax.models import feature_model
 from spec_jax.models import ngram
 from spec_jax.models import recurrent_heads
 from spec_jax.models import token_heads as networks
+from spec_jax.systems import registration
 from spec_jax.systems.heads import clover_2
 from spec_jax.systems.heads import hydra_pp
 from spec_jax.systems.retrieval import superposed
 from spec_jax.training import acceptance
 from spec_jax.training import bigrams
 from spec_jax.training import data
+from spec_jax.training import draft_lengths
 from spec_jax.training import features
 from spec_jax.training import loop
 from spec_jax.training import ngrams
@@ -148,9 +150,8 @@ def eagle_3(options: features.FeatureRecipe, run: Run
 def poss(options: features.FeatureRecipe, run: Run
          ) -> tuple[dict[str, Any], Any]:
   """Specialists that begin as copies of EAGLE's layer."""
-  if "eagle_2" not in run.bundle.params:
-    raise ValueError("the bundle has no part 'eagle_2' to begin with, expected"
-                     " it to be trained before 'poss'.")
+  registration.Parts(
+      run.bundle.target, {}, heads=run.bundle.heads).head("eagle_2")
   net = run.bundle.params["eagle_2"]
   count = options.hyper["layers"]["num_layers"]
   begin = {"fuse": net["fuse"]} | {
@@ -158,6 +159,26 @@ def poss(options: features.FeatureRecipe, run: Run
   return _fit_features(
       "poss", run.adapt(options), run, options.hyper, {},
       run.own_text(options, run.train), begin)
+
+
+def length_predictor(options: draft_lengths.LengthRecipe, run: Run
+                     ) -> tuple[dict[str, Any], Any]:
+  """How many of EAGLE's drafts will be accepted."""
+  bundle, options = run.bundle, run.adapt(options)
+  model = feature_model.from_hyper(
+      bundle.target, "eagle_2", registration.Parts(
+          bundle.target, {}, heads=bundle.heads).head("eagle_2"))
+  frozen = {name: bundle.params[name] for name in ("target", "eagle_2")}
+  windows = data.Rows(run.own_text(options, run.train), options.batch, run.seed)
+  judged = run.own_text(dataclasses.replace(
+      options, own_windows=options.judged_windows), run.heldout)
+  with run.progress(options.num_steps) as on_step:
+    params = loop.fit(
+        draft_lengths.recipe(options, model), windows,
+        num_steps=options.num_steps, folder=run.folder, frozen=frozen,
+        seed=run.seed, checkpoint_every=run.checkpoint_every, on_step=on_step,
+        evaluate=draft_lengths.evaluator(options, model, frozen, judged))
+  return options.hyper, params
 
 
 def _fit_features(name, options, run, hyper, fixed, own, begin=None):
@@ -287,6 +308,8 @@ TRAINERS: MappingProxyType[str, Callable[[Run], tuple[dict[str, Any], Any]]] = (
         "poss": functools.partial(poss, features.FeatureRecipe(
             {"layers": {"num_layers": 3}, "span": 1}, num_steps=150,
             learning_rate=5e-4, steps=4, step_decay=1.0, is_detached=True)),
+        "ada_eagle": functools.partial(
+            length_predictor, draft_lengths.LengthRecipe()),
         "fr_spec": functools.partial(corpus_vocabulary, VocabularyRecipe()),
         "vocab_trim": functools.partial(own_vocabulary, VocabularyRecipe()),
     }))

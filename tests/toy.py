@@ -12,6 +12,7 @@ import numpy as np
 
 from spec_jax.controllers import decision
 from spec_jax.controllers import learned
+from spec_jax.controllers import length_predictor
 from spec_jax.executors import decoding
 from spec_jax.models import clover_heads
 from spec_jax.models import config as config_lib
@@ -72,6 +73,7 @@ HEADS = {"specdec_pp": {"num_blocks": 1}, "mcsd_improved": {"widths": (8,)},
          "bpd_rescored": {}, "superposed": {}, "clover_2": {"num_heads": 4},
          "token_embedding_speculator": {"inner": 8, "scales_input": True},
          "eagle_2": {}, "fr_spec": {}, "vocab_trim": {},
+         "ada_eagle": {"num_blocks": 1},
          "poss": {"layers": {"num_layers": 2}, "span": 1},
          "eagle_3": {"taps": (0, 1, 2), "fusion": "attend", "head_size": 8}}
 # Which of them are heads on the target's features, and what encodes these.
@@ -95,6 +97,11 @@ def head_params(vocab_size=VOCAB):
       "mcsd_improved": decision.DecisionNetwork(**HEADS["mcsd_improved"])}
   params = {name: network.init(jax.random.key(3), features)["params"]
             for name, network in networks.items()}
+  predictor = length_predictor.LengthPredictor(**HEADS["ada_eagle"])
+  lengths = predictor.init(jax.random.key(3), features, features)["params"]
+  # Between none and some drafts, so that both happen.
+  lengths["out"]["bias"] = lengths["out"]["bias"] + 1.5
+  params["ada_eagle"] = lengths
   target = contract.decoder_model(config())
   nets = {name: feature_model.from_hyper(target, name, HEADS[name])
           for name in ("eagle_2", "eagle_3", "poss")}

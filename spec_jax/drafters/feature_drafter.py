@@ -90,12 +90,19 @@ class StablePart:
     root, stable = self.feed_pairs(params, state, ctx)
     # The root is a node of the tree: its keys and values are in flight.
     before = stable.truncate(jnp.maximum(stable.length - 1, 0))
-    tree = self.grow_below(params, before, ctx, sampling, root)
+    most = self.most(params, state, ctx)
+    tree = self.grow_below(params, before, ctx, sampling, root, most)
     exists = stable.length > 0
+    if most is not None:
+      exists &= most > 0
     is_root = jnp.arange(tree.num_nodes)[None] == 0
     tree = tree.replace(valid=tree.valid & (exists[:, None] | is_root))
     return tree, state.replace(
         stable=stable, count=jnp.zeros_like(state.count))
+
+  def most(self, params, state, ctx) -> jax.Array | None:
+    """`i32[B]`, levels to draft in this round; None for as many as can be."""
+    del params, state, ctx
 
   def update(self, params, state, outcome):
     """Keeps the target's features along the accepted path."""
@@ -131,7 +138,7 @@ class StablePart:
     # A pair stands where its feature does, one before its token.
     return self.model.forward(
         params, tokens, hidden, positions - 1, mask, cache, past=past,
-        level=level)
+        level=jnp.asarray(level, jnp.int32))
 
   def _run(self, params, stable, tokens, features, offset, is_pair, first,
            count):
@@ -166,10 +173,34 @@ class GrownFeatureDrafter(StablePart, grown_draft_model.GrownDraftModel):
   def drawn(self) -> str:
     return self.policy.draw
 
-  def grow_below(self, params, cache, ctx, sampling, root):
+  def grow_below(self, params, cache, ctx, sampling, root, most):
     fresh = self.model.empty_scratch(ctx.root.shape[0], self.num_fed)
     return self.grow(params, fresh, cache, ctx, sampling, root,
-                     self.model.token_ids(params))[0]
+                     self.model.token_ids(params), most)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictedFeatureDrafter(GrownFeatureDrafter):
+  """Drafts as many levels as are predicted from the last true feature.
+
+  Attributes:
+    predictor: maps embedding and feature of the token before the root to a
+      number of levels, a `controllers.length_predictor.LengthPredictor`.
+    part: the name of its parameters.
+  """
+
+  predictor: Any = None
+  part: str = ""
+
+  def most(self, params, state, ctx):
+    last = jnp.maximum(state.count - 1, 0)[:, None]
+    feature = jnp.take_along_axis(state.features, last[:, :, None], axis=1)
+    before = jnp.take_along_axis(
+        ctx.tokens, jnp.maximum(ctx.length - 2, 0)[:, None], axis=1)
+    predicted = self.predictor.apply(
+        {"params": params[self.part]},
+        self.model.target.embed(params["target"], before), feature)[:, 0]
+    return jnp.clip(jnp.round(predicted).astype(jnp.int32), 0, self.depth)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +222,8 @@ class StaticFeatureDrafter(StablePart, draft_model.DraftModel):
   def drawn(self) -> str:
     return self.draw
 
-  def grow_below(self, params, cache, ctx, sampling, root):
+  def grow_below(self, params, cache, ctx, sampling, root, most):
+    del most
     return self.grow(params, cache, ctx, sampling, root)[0]
 
   def handed_down(self, above, level):

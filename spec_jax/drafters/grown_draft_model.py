@@ -136,7 +136,8 @@ class GrownDraftModel(level_drafter.ModelDrafter):
         params, state.fresh, cache, ctx, sampling, root)
     return tree, GrownState(cache, fresh, slots)
 
-  def grow(self, params, fresh, cache, ctx, sampling, root, token_ids=None):
+  def grow(self, params, fresh, cache, ctx, sampling, root, token_ids=None,
+           most=None):
     """The tree below the root.
 
     Args:
@@ -149,6 +150,7 @@ class GrownDraftModel(level_drafter.ModelDrafter):
         are handed to the forwards of its children, and so on.
       token_ids: `i32[Z]`, the tokens that the model's logits stand for; None
         where they are all tokens.
+      most: `i32[B]`, levels at most, at least one; None for the policy's.
 
     Returns:
       The tree, `fresh` with what was fed, and `i32[B, N]`, where in it the
@@ -165,9 +167,12 @@ class GrownDraftModel(level_drafter.ModelDrafter):
       known = loop.seen
       if known is not None and token_ids is not None:
         known = known[:, :, token_ids]
+      proceeds = self._proceeds(own, out, loop.frontier)
+      if most is not None:
+        is_short = loop.level + 1 < most
+        proceeds = is_short if proceeds is None else proceeds & is_short
       return self._extend(
-          policy, loop, sampling.probs(out.logits, known), fresh,
-          self._proceeds(own, out, loop.frontier),
+          policy, loop, sampling.probs(out.logits, known), fresh, proceeds,
           out.taps.get(level_drafter.HIDDEN), token_ids)
 
     loop = extend(loop, root, None)

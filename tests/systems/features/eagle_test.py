@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from spec_jax import systems
+from spec_jax.core import keys as keys_lib
 from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import tree as tree_lib
 from spec_jax.drafters import feature_drafter
+from spec_jax.evaluation import costs
+from spec_jax.executors import decoding
 from spec_jax.models import feature_model
 from spec_jax.trees import shapes
 from tests import features as oracle
@@ -84,6 +87,20 @@ def test_grown_tree_is_worth_more_than_the_static_one():
     worth.append(expected_drafts(
         system.drafter.model, params, tree, law_of))
   assert worth[0] > worth[1] > 0
+
+
+@pytest.mark.parametrize("name,hyper,depth", [
+    ("eagle_1", dict(branching=(2, (2, 1))), 2),
+    ("poss", dict(budget=5, depth=3, top_k=2), None)])
+def test_a_round_has_no_forward_more_than_levels(name, hyper, depth):
+  """That of the new pairs says what follows the root."""
+  system, params = systems.build(name, toy.bundle(), **hyper)
+  state = decoding.start(
+      system, params, toy.prompts((3,)), keys_lib.row_keys(0, 1), 4, 16)
+  forwards = costs.Forwards({name: (system, params, state)})
+  forwards.sample(1)
+  # A loop over levels is traced once.
+  assert forwards.take()[name].draft_forwards == (depth or 2)
 
 
 def test_taps_of_three_depths():

@@ -1,0 +1,118 @@
+"""AdaEAGLE: what a faithful implementation must show."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spec_jax import systems
+from spec_jax.core import keys as keys_lib
+from spec_jax.core import sampling as sampling_lib
+from spec_jax.executors import fused
+from spec_jax.training import data
+from spec_jax.training import draft_lengths
+from spec_jax.training import loop
+from tests import toy
+
+BUDGET = 24
+
+
+class Nearest(nn.Module):
+  """Says what the nearest of the tokens it knows said."""
+
+  @nn.compact
+  def __call__(self, embeds, features):
+    asked = jnp.concatenate([embeds, features], axis=-1)
+    known = self.get_variable("params", "known")
+    labels = self.get_variable("params", "labels")
+    gap = ((asked[:, :, None] - known[None, None]) ** 2).sum(-1)
+    return labels[jnp.argmin(gap, axis=-1)]
+
+
+def decode(system, params):
+  return jax.device_get(fused.Fused().run(
+      system.with_sampling(sampling_lib.GREEDY), params, toy.prompts(
+          (4, 7, 2)), keys_lib.row_keys(0, 3), BUDGET))
+
+
+def always(length, depth=4):
+  """A predictor that says one number."""
+  system, params = systems.build("ada_eagle", toy.bundle(), depth=depth)
+  lengths = params.drafter["ada_eagle"]
+  own = {**lengths, "out": {
+      "kernel": 0 * lengths["out"]["kernel"],
+      "bias": jnp.full((1,), length, jnp.float32)}}
+  return system, params.replace(drafter={**params.drafter, "ada_eagle": own})
+
+
+@pytest.mark.parametrize("said,length", [(1.9, 2), (2.4, 2), (9., 4)])
+def test_one_number_is_a_fixed_length(said, length):
+  ours = decode(*always(said))
+  theirs = decode(*systems.build(
+      "eagle_2", toy.bundle(), budget=length + 1, depth=length, top_k=1))
+  np.testing.assert_array_equal(ours.tokens, theirs.tokens)
+  np.testing.assert_array_equal(
+      ours.counts.drafted[:, :length], theirs.counts.drafted)
+  assert not ours.counts.drafted[:, length:].any()
+
+
+@pytest.mark.parametrize("said", [0.4, -3.0])
+def test_nothing_predicted_is_plain_decoding(said):
+  counts = decode(*always(said)).counts
+  assert not counts.drafted.any()
+  np.testing.assert_array_equal(counts.target_calls, counts.emitted)
+
+
+def test_labels_as_predictions_waste_nothing():
+  """And take as many rounds as drafting the whole depth each time."""
+  depth = 3
+  whole = decode(*always(depth, depth))
+  system, params = systems.build("ada_eagle", toy.bundle(), depth=depth)
+  known, labels = [], []
+  for text, length in zip(whole.tokens, whole.length):
+    embeds, features, counts = draft_lengths.examples(
+        system.drafter.model, params.drafter, text[None, :length], depth)
+    known.append(jnp.concatenate([embeds, features], axis=-1)[0])
+    labels.append(counts[0])
+  system = dataclasses.replace(system, drafter=dataclasses.replace(
+      system.drafter, predictor=Nearest()))
+  params = params.replace(drafter={**params.drafter, "ada_eagle": {
+      "known": jnp.concatenate(known), "labels": jnp.concatenate(labels)}})
+  oracle = decode(system, params)
+  np.testing.assert_array_equal(oracle.tokens, whole.tokens)
+  np.testing.assert_array_equal(
+      oracle.counts.target_calls, whole.counts.target_calls)
+  # Only the last round of a row may be cut by its budget.
+  wasted = (oracle.counts.drafted - oracle.counts.accepted).sum(1)
+  assert (wasted <= depth).all()
+  assert (whole.counts.drafted.sum(1) > oracle.counts.drafted.sum(1)).all()
+  assert oracle.counts.accepted.sum() > 0
+
+
+def test_error_towards_too_few_costs_more():
+  predicted, labels = jnp.asarray([1., 3.]), jnp.asarray([2., 2.])
+  assert float(draft_lengths.asymmetric(predicted, labels, 1.)) == 1
+  assert float(draft_lengths.asymmetric(predicted, labels, 3.)) == 2
+
+
+def test_weight_on_short_predictions_raises_them(tmp_path):
+  system, params = systems.build("ada_eagle", toy.bundle())
+  held = {key: params.drafter[key] for key in ("target", "eagle_2")}
+  windows = np.random.default_rng(0).integers(
+      0, toy.VOCAB, (32, 12)).astype(np.uint16)
+  bias = []
+  with jax.numpy_dtype_promotion("standard"):
+    for weight in (1., 8.):
+      options = draft_lengths.LengthRecipe(
+          num_steps=40, batch=8, depth=2, learning_rate=3e-3,
+          short_weight=weight)
+      recipe = draft_lengths.recipe(options, system.drafter.model)
+      own = loop.fit(
+          recipe, data.Rows(windows, 8), frozen=held, num_steps=40,
+          folder=tmp_path / str(weight))
+      bias.append(float(recipe.loss(
+          own, held, windows.astype(np.int32), jax.random.key(0))[1]["bias"]))
+  assert bias[1] > bias[0] + .1
