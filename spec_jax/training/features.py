@@ -197,7 +197,7 @@ def evaluator(options: FeatureRecipe, model: feature_model.FeatureModel,
               ) -> Callable[[Any], dict[str, float]]:
   """`params -> metrics` on held-out windows `u16[n, length]`.
 
-  "accepted_d" is the share of prefixes at which a greedy chain of drafts is
+  "accept_d" is the share of prefixes at which a greedy chain of drafts is
   accepted up to its d-th by a target that decodes greedily, and
   "tokens_per_call" one more than their sum; see `columns.accepted`.
   """
@@ -214,7 +214,7 @@ def evaluator(options: FeatureRecipe, model: feature_model.FeatureModel,
   def evaluate(params):
     rates = np.mean([measure(params, frozen, part) for part in np.split(
         judged, len(judged) // batch)], axis=0)
-    return {f"accepted_{d + 1}": rate for d, rate in enumerate(rates)} | {
+    return {f"accept_{d + 1}": rate for d, rate in enumerate(rates)} | {
         "tokens_per_call": 1 + rates.sum()}
 
   return evaluate

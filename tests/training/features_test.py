@@ -176,4 +176,4 @@ def test_training_raises_acceptance(options):
   before = evaluate(recipe.init(jax.random.key(0)))
   after = evaluate(trained(options))
   assert after["tokens_per_call"] > before["tokens_per_call"] + .25
-  assert after["accepted_1"] >= after["accepted_2"] >= after["accepted_3"]
+  assert after["accept_1"] >= after["accept_2"] >= after["accept_3"]
