@@ -303,8 +303,8 @@ TRAINERS: MappingProxyType[str, Callable[[Run], tuple[dict[str, Any], Any]]] = (
         "eagle_2": functools.partial(
             feature_net, "eagle_2", features.FeatureRecipe()),
         "eagle_3": functools.partial(eagle_3, features.FeatureRecipe(
-            num_steps=900, batch=4, steps=3, feature_weight=0.0,
-            law_weight=1.0, noise=0.0)),
+            num_steps=1500, batch=4, learning_rate=4e-3, steps=3,
+            feature_weight=0.0, law_weight=1.0, noise=0.0)),
         "poss": functools.partial(poss, features.FeatureRecipe(
             {"layers": {"num_layers": 3}, "span": 1}, num_steps=150,
             learning_rate=5e-4, steps=4, step_decay=1.0, is_detached=True)),
