@@ -108,11 +108,11 @@ BUNDLES = {
 # tokens is not free: small trees, and any match that the text offers.
 TUNED = {
     "tiny-python": {
-        "block_verification": {"depth": 5},
+        "block_verification": {"depth": 7},
         "canonical_is": {"num_sequences": 2, "depth": 4},
         "cs_drafting": {"reviewed": 3, "unreviewed": 1, "proposed": 4},
         "dyspec": {"budget": 7, "depth": 4, "width": 2, "top_k": 3},
-        "gumbel_coupled": {"depth": 4},
+        "gumbel_coupled": {"depth": 6},
         "mcsd": {"branching": (3, 1, 1, 1)},
         "mcsd_improved": {"depth": 4},
         "mdsd_greedy": {"branching": (2, 1, 1, 1)},
@@ -127,6 +127,7 @@ TUNED = {
         "spechub": {"branching": (2, 1, 1, 1)},
         "specinfer": {"branching": (2, 1, 1, 1)},
         "spectr": {"num_sequences": 2, "depth": 4},
+        "speculative_sampling": {"depth": 6},
         "traversal_verification": {"branching": (2, 1, 1, 1)},
     },
 }
