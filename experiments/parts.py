@@ -141,8 +141,11 @@ def eagle_3(options: features.FeatureRecipe, run: Run
   options, config = run.adapt(options), run.bundle.target.config
   own = run.own_text(options, run.train)
   ids = _written(options, run, own, options.vocabulary)
+  taps = feature_model.three_depths(config.num_layers)
   return _fit_features("eagle_3", options, run, {
-      "taps": feature_model.three_depths(config.num_layers),
+      "taps": taps, "tap_scale": features.tap_scale(
+          run.bundle.target, run.bundle.params["target"], taps,
+          own[:4].astype(np.int32)),
       "fusion": "attend", "head_size": len(ids), **options.hyper},
                        {feature_model.TOKEN_IDS: ids}, own)
 

@@ -269,7 +269,8 @@ def save_speculators(folder: str | os.PathLike,
       **own["layers_0"], "attn_norm": own["fuse"]["embed_norm"]})
   tensors = {f"layers.0.{name}": value for name, value in block.items()} | {
       "layers.0.hidden_norm.weight": own["fuse"]["feature_norm"]["scale"],
-      "fc.weight": own["entry"]["entry"]["kernel"].T,
+      "fc.weight": own["entry"]["entry"]["kernel"].T / np.float32(
+          net.tap_scale),
       "norm.weight": own["head_norm"]["scale"], "lm_head.weight": own["head"],
       "d2t": (ids - np.arange(len(ids))).astype(np.int64), "t2d": known}
   safetensors.numpy.save_file(

@@ -103,6 +103,9 @@ class FeatureNet(nn.Module):
     taps: target features it reads; several are mapped to one by `enter`.
     fusion: by `FUSIONS`.
     use_bias: of "project".
+    tap_scale: what several taps are divided by before they are mapped; a
+      residual stream may be a hundred times larger than what a step of the
+      optimiser is made for. It only scales that map's weights.
     head_size: rows of an output head of its own (with a norm before it); 0
       where the target's head reads the features.
     dtype: of computation.
@@ -113,6 +116,7 @@ class FeatureNet(nn.Module):
   taps: tuple[Any, ...] = ("final",)
   fusion: str = "project"
   use_bias: bool = True
+  tap_scale: float = 1.0
   head_size: int = 0
   dtype: jnp.dtype = jnp.float32
   backend: str = "auto"
@@ -171,7 +175,8 @@ class FeatureNet(nn.Module):
     if len(self.taps) == 1:
       return features[self.taps[0]].astype(self.dtype)
     return self.entry(jnp.concatenate(
-        [features[name].astype(self.dtype) for name in self.taps], axis=-1))
+        [features[name].astype(self.dtype) for name in self.taps], axis=-1)
+                      / jnp.asarray(self.tap_scale, self.dtype))
 
   def everything(self, embeds, features, positions, mask):
     """Uses every parameter once; what `init` traces."""

@@ -104,6 +104,14 @@ def start(model: feature_model.FeatureModel, frozen: Any, key: jax.Array
           "head": rows if ids is None else rows[ids]}
 
 
+def tap_scale(target: contract.LinenModel, params: Any, taps: tuple[Any, ...],
+              tokens: jax.Array) -> float:
+  """Root mean square of some features of texts `i32[B, T]`."""
+  found = target.score(params, tokens, taps=taps, with_logits=False).taps
+  squares = [jnp.square(found[tap].astype(jnp.float32)).mean() for tap in taps]
+  return float(jnp.sqrt(sum(squares) / len(squares)))
+
+
 def near_identity(params: Any, scale: float = 0.1) -> Any:
   """Fresh parameters that guess the feature again, and little else.
 
