@@ -1,0 +1,21 @@
+"""Trained parts that systems add to the models of a bundle."""
+
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any
+
+from experiments.parts import acceptance_heads
+from experiments.parts import feature_nets
+from experiments.parts import run
+from experiments.parts import tables
+from experiments.parts import token_heads
+from experiments.parts import vocabularies
+
+Run, BEGUN = run.Run, run.BEGUN
+
+# By system: how its part is trained. Returns what the bundle keeps,
+# hyper-parameters and parameters.
+TRAINERS: MappingProxyType[str, Callable[[Run], tuple[dict[str, Any], Any]]] = (
+    MappingProxyType({
+        **acceptance_heads.TRAINERS, **tables.TRAINERS, **token_heads.TRAINERS,
+        **feature_nets.TRAINERS, **vocabularies.TRAINERS}))

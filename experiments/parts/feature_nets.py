@@ -1,0 +1,109 @@
+"""Nets that guess the target's features, and what hangs on them."""
+
+import dataclasses
+import functools
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from experiments.parts import run as run_lib
+from experiments.parts import vocabularies
+from spec_jax.models import feature_model
+from spec_jax.systems import registration
+from spec_jax.training import data
+from spec_jax.training import draft_lengths
+from spec_jax.training import features
+from spec_jax.training import loop
+
+
+def feature_net(name: str, options: features.FeatureRecipe, run: run_lib.Run
+                ) -> tuple[dict[str, Any], Any]:
+  """A net that guesses features; goes on from its last checkpoint."""
+  return _fit_features(
+      name, run.adapt(options), run, options.hyper, {},
+      run.own_text(options, run.train))
+
+
+def eagle_3(options: features.FeatureRecipe, run: run_lib.Run
+            ) -> tuple[dict[str, Any], Any]:
+  """Three taps of the target, and a head for its most frequent tokens."""
+  options, config = run.adapt(options), run.bundle.target.config
+  own = run.own_text(options, run.train)
+  ids = vocabularies.written(options, run, own, options.vocabulary)
+  taps = feature_model.three_depths(config.num_layers)
+  return _fit_features("eagle_3", options, run, {
+      "taps": taps, "tap_scale": features.tap_scale(
+          run.bundle.target, run.bundle.params["target"], taps,
+          own[:4].astype(np.int32)),
+      "fusion": "attend", "head_size": len(ids), **options.hyper},
+                       {feature_model.TOKEN_IDS: ids}, own)
+
+
+def poss(options: features.FeatureRecipe, run: run_lib.Run
+         ) -> tuple[dict[str, Any], Any]:
+  """Specialists that begin as copies of EAGLE's layer."""
+  registration.Parts(
+      run.bundle.target, {}, heads=run.bundle.heads).head("eagle_2")
+  net = run.bundle.params["eagle_2"]
+  count = options.hyper["layers"]["num_layers"]
+  begin = {"fuse": net["fuse"]} | {
+      f"layers_{i}": net["layers_0"] for i in range(count)}
+  return _fit_features(
+      "poss", run.adapt(options), run, options.hyper, {},
+      run.own_text(options, run.train), begin)
+
+
+def length_predictor(options: draft_lengths.LengthRecipe, run: run_lib.Run
+                     ) -> tuple[dict[str, Any], Any]:
+  """How many of EAGLE's drafts will be accepted."""
+  bundle, options = run.bundle, run.adapt(options)
+  model = feature_model.from_hyper(
+      bundle.target, "eagle_2", registration.Parts(
+          bundle.target, {}, heads=bundle.heads).head("eagle_2"))
+  frozen = {name: bundle.params[name] for name in ("target", "eagle_2")}
+  windows = data.Rows(run.own_text(options, run.train), options.batch, run.seed)
+  judged = run.own_text(dataclasses.replace(
+      options, own_windows=options.judged_windows), run.heldout)
+  with run.progress(options.num_steps) as on_step:
+    params = loop.fit(
+        draft_lengths.recipe(options, model), windows,
+        num_steps=options.num_steps, folder=run.folder, frozen=frozen,
+        seed=run.seed, checkpoint_every=run.checkpoint_every, on_step=on_step,
+        evaluate=draft_lengths.evaluator(options, model, frozen, judged))
+  return options.hyper, params
+
+
+def _fit_features(name, options, run, hyper, fixed, own, begin=None):
+  """Trains a net; `fixed` are parameters of its part that are not trained."""
+  bundle = run.bundle
+  model = feature_model.from_hyper(
+      bundle.target, name, hyper, name if fixed else None)
+  frozen = {"target": bundle.params["target"], name: fixed}
+  windows = data.Mixed(
+      data.Windows(run.train, options.batch, options.length, run.seed), own,
+      run.seed)
+  judged = run.own_text(dataclasses.replace(
+      options, own_windows=options.judged_windows), run.heldout)
+  with run.progress(options.num_steps) as on_step:
+    params = loop.fit(
+        features.recipe(options, model, frozen, begin), windows,
+        num_steps=options.num_steps, folder=run.folder, frozen=frozen,
+        seed=run.seed, checkpoint_every=run.checkpoint_every, on_step=on_step,
+        evaluate_every=max(1, options.num_steps // 4),
+        evaluate=features.evaluator(options, model, frozen, judged))
+  return hyper, {**params, **fixed}
+
+
+TRAINERS = MappingProxyType({
+    "eagle_2": functools.partial(
+        feature_net, "eagle_2", features.FeatureRecipe()),
+    "eagle_3": functools.partial(eagle_3, features.FeatureRecipe(
+        num_steps=1500, batch=4, learning_rate=4e-3, steps=3,
+        feature_weight=0.0, law_weight=1.0, noise=0.0)),
+    "poss": functools.partial(poss, features.FeatureRecipe(
+        {"layers": {"num_layers": 3}, "span": 1}, num_steps=150,
+        learning_rate=5e-4, steps=4, step_decay=1.0, is_detached=True)),
+    "ada_eagle": functools.partial(
+        length_predictor, draft_lengths.LengthRecipe()),
+})

@@ -1,0 +1,47 @@
+"""What the trainer of a part works with."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from spec_jax.models import bundle as bundle_lib
+
+# Of a window of the target's own text so much is begun by the corpus.
+BEGUN = 0.25
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+  """What a trainer works with.
+
+  Attributes:
+    bundle: the models, which stay as they are.
+    train: `u16[n]`, text to learn from.
+    heldout: `u16[n]`, text to judge by.
+    own_text: `(options, tokens, **how) -> u16[n, length]`, text of the target,
+      each window begun by `BEGUN` of corpus; options have `own_windows` and
+      `length`. The keyword `temperatures` may say at which it is written.
+    folder: of checkpoints and log.
+    seed: of weights, draws and order.
+    checkpoint_every: steps.
+    changes: to the recipe.
+    progress: `num_steps ->` context of a function for `loop.fit`.
+  """
+
+  bundle: bundle_lib.Bundle
+  train: np.ndarray
+  heldout: np.ndarray
+  own_text: Callable[..., np.ndarray]
+  folder: pathlib.Path
+  seed: int
+  checkpoint_every: int
+  changes: Mapping[str, Any]
+  progress: Callable[[int], Any]
+
+  def adapt(self, options: Any) -> Any:
+    """A recipe with what was asked for."""
+    return dataclasses.replace(options, **self.changes)

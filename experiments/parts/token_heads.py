@@ -1,0 +1,87 @@
+"""Draft heads on the target's features."""
+
+import dataclasses
+import functools
+from types import MappingProxyType
+from typing import Any
+
+from experiments.parts import run as run_lib
+from spec_jax.evaluation import report
+from spec_jax.models import clover_heads
+from spec_jax.models import recurrent_heads
+from spec_jax.models import token_heads as networks
+from spec_jax.systems.heads import clover_2
+from spec_jax.systems.heads import hydra_pp
+from spec_jax.training import data
+from spec_jax.training import loop
+from spec_jax.training import token_heads
+from spec_jax.trees import expansion
+from spec_jax.trees import shapes
+
+_JUDGED = 32  # Windows that heads are judged by.
+# Trees are planned for so many nodes, of so many ranks.
+_CALIBRATED, _RANKS = (4, 6, 8, 12, 16, 32, 64), 10
+
+
+def draft_heads(options: token_heads.TokenHeadRecipe, run: run_lib.Run
+                ) -> tuple[dict[str, Any], Any]:
+  """Heads on the target's features; goes on from its last checkpoint.
+
+  Beside the log it writes calibration.json: how often the token of each rank is
+  right, and the trees that this suits, by their number of nodes.
+  """
+  target, frozen = run.bundle.target, run.bundle.params["target"]
+  options = run.adapt(options)
+  windows = data.Windows(run.train, options.batch, options.length, run.seed)
+  if options.own_windows:
+    windows = data.Mixed(windows, run.own_text(options, run.train), run.seed)
+  judged = run.own_text(
+      dataclasses.replace(options, own_windows=_JUDGED), run.heldout,
+      temperatures=(0.0,))
+  start = int(run_lib.BEGUN * options.length)
+  evaluate = token_heads.evaluator(
+      options, target, frozen, expansion.Shape((1,) * options.levels), judged,
+      start)
+  with run.progress(options.num_steps) as on_step:
+    params = loop.fit(
+        token_heads.recipe(options, target, frozen), windows,
+        num_steps=options.num_steps, folder=run.folder, frozen=frozen,
+        seed=run.seed, checkpoint_every=run.checkpoint_every, on_step=on_step,
+        evaluate=evaluate)
+  accepts = token_heads.rank_accuracy(
+      options, target, frozen, params, judged, start, _RANKS)
+  report.write_json(run.folder / "calibration.json", {
+      "accepts": accepts.tolist(),
+      "trees": {nodes: shapes.calibrated(accepts, nodes)
+                for nodes in _CALIBRATED}})
+  return dict(options.hyper), params
+
+
+# Draft heads by system. Four levels: the depth of the published trees.
+HEADS: MappingProxyType[str, token_heads.TokenHeadRecipe] = MappingProxyType({
+    "medusa_1": token_heads.TokenHeadRecipe(
+        networks.MedusaHeads, {"num_heads": 4}),
+    "hydra": token_heads.TokenHeadRecipe(
+        networks.HydraHeads, {"num_heads": 4}, learning_rate=1e-3, decay=1.0),
+    "hydra_pp": token_heads.TokenHeadRecipe(
+        networks.HydraHeads,
+        {"num_heads": 4, "num_layers": 4, "dropout": 0.2},
+        encoder_layers=hydra_pp.PREFIX_LAYERS, num_steps=150,
+        learning_rate=1e-3, floor=1 / 3, weight_decay=0.1, decay=1.0,
+        is_taught=True),
+    "clover_2": token_heads.TokenHeadRecipe(
+        clover_heads.CloverHeads, {"num_heads": 5}, levels=5,
+        encoder_layers=clover_2.ENCODER_LAYERS, num_steps=130,
+        learning_rate=1e-3, decay=0.7, is_taught=True, feature_weight=10.0),
+    "recurrent_drafter": token_heads.TokenHeadRecipe(
+        recurrent_heads.RecurrentHead, {}, levels=5, warmup=0.1, decay=1.0),
+    "token_embedding_speculator": token_heads.TokenHeadRecipe(
+        recurrent_heads.MlpSpeculator,
+        {"num_stages": 4, "is_tied": True, "scales_input": True}, decay=1.0),
+    "bpd": token_heads.TokenHeadRecipe(
+        networks.BlockwiseHeads, {"num_heads": 4, "hidden": 384}, decay=1.0),
+})
+
+TRAINERS = MappingProxyType({
+    name: functools.partial(draft_heads, recipe)
+    for name, recipe in HEADS.items()})
