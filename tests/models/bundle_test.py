@@ -93,12 +93,13 @@ def test_wrong_config_field(folder):
 
 
 def test_shipped_pair_is_within_its_budget():
-  files = list((bundle_lib.SHIPPED / "tiny-python").iterdir())
+  files = list((bundle_lib.SHIPPED / "tiny-python").rglob("*"))
   assert sum(file.stat().st_size for file in files) <= 40e6
   bundle = bundle_lib.load_bundle("tiny-python")
   assert 8e6 <= bundle.target.config.num_params <= 16e6
+  # In time it costs less than in weights, which fit into a cache.
   assert bundle.models["draft"].config.num_params <= (
-      0.1 * bundle.target.config.num_params)
+      0.2 * bundle.target.config.num_params)
   assert len(bundle.prompts) >= 16
 
 
