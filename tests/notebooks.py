@@ -27,6 +27,15 @@ def execute(path: pathlib.Path, is_smoke: bool) -> nbformat.NotebookNode:
   return client.execute()
 
 
+def without_progress(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+  """The same notebook; what its cells wrote to stderr is left out."""
+  for cell in notebook.cells:
+    if cell.cell_type == "code":
+      cell.outputs = [output for output in cell.outputs
+                      if output.get("name") != "stderr"]
+  return notebook
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--write", action="store_true",
@@ -35,7 +44,7 @@ def main() -> None:
   for path in paths():
     notebook = execute(path, is_smoke=False)
     if arguments.write:
-      nbformat.write(notebook, path)
+      nbformat.write(without_progress(notebook), path)
 
 
 if __name__ == "__main__":
