@@ -64,7 +64,7 @@ def own_text(path, recipe, teacher, params, stream, seed,
   if path.exists():
     return np.load(path)
   batch = min(_OWN_BATCH, recipe.own_windows // 2)
-  start = int(parts.BEGUN * recipe.length)
+  start = parts.begun(recipe.length)
   prompts = data.Windows(stream, batch, start, seed + 1)
   system = registration.compose(
       "autoregressive", registration.Parts(teacher, {}), none.NoDraft(),

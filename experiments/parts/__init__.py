@@ -11,7 +11,7 @@ from experiments.parts import tables
 from experiments.parts import token_heads
 from experiments.parts import vocabularies
 
-Run, BEGUN = run.Run, run.BEGUN
+Run, begun = run.Run, run.begun
 
 # By system: how its part is trained. Returns what the bundle keeps,
 # hyper-parameters and parameters.

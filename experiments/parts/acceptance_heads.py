@@ -1,6 +1,5 @@
 """Heads of a draft model that predict acceptance."""
 
-import dataclasses
 import functools
 from types import MappingProxyType
 from typing import Any
@@ -9,7 +8,6 @@ from experiments.parts import run as run_lib
 from spec_jax.controllers import decision
 from spec_jax.training import acceptance
 from spec_jax.training import data
-from spec_jax.training import loop
 
 
 def acceptance_head(options: acceptance.AcceptanceRecipe, run: run_lib.Run
@@ -20,14 +18,11 @@ def acceptance_head(options: acceptance.AcceptanceRecipe, run: run_lib.Run
   frozen = {name: bundle.params[name] for name in ("target", "draft")}
   windows = data.Rows(run.own_text(options, run.train), options.batch,
                       run.seed)
-  judged = run.own_text(dataclasses.replace(
-      options, own_windows=options.batch * 4), run.heldout)
-  with run.progress(options.num_steps) as on_step:
-    params = loop.fit(
-        acceptance.recipe(options, target, draft), windows,
-        num_steps=options.num_steps, folder=run.folder, frozen=frozen,
-        seed=run.seed, checkpoint_every=run.checkpoint_every, on_step=on_step,
-        evaluate=acceptance.evaluator(options, target, draft, frozen, judged))
+  judged = run.judged(options, options.batch * 4)
+  params = run.fit(
+      acceptance.recipe(options, target, draft), windows, options.num_steps,
+      frozen,
+      evaluate=acceptance.evaluator(options, target, draft, frozen, judged))
   return options.hyper, params
 
 

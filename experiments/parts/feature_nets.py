@@ -1,6 +1,5 @@
 """Nets that guess the target's features, and what hangs on them."""
 
-import dataclasses
 import functools
 from types import MappingProxyType
 from typing import Any
@@ -14,7 +13,6 @@ from spec_jax.systems import registration
 from spec_jax.training import data
 from spec_jax.training import draft_lengths
 from spec_jax.training import features
-from spec_jax.training import loop
 
 
 def feature_net(name: str, options: features.FeatureRecipe, run: run_lib.Run
@@ -63,14 +61,10 @@ def length_predictor(options: draft_lengths.LengthRecipe, run: run_lib.Run
           bundle.target, {}, heads=bundle.heads).head("eagle_2"))
   frozen = {name: bundle.params[name] for name in ("target", "eagle_2")}
   windows = data.Rows(run.own_text(options, run.train), options.batch, run.seed)
-  judged = run.own_text(dataclasses.replace(
-      options, own_windows=options.judged_windows), run.heldout)
-  with run.progress(options.num_steps) as on_step:
-    params = loop.fit(
-        draft_lengths.recipe(options, model), windows,
-        num_steps=options.num_steps, folder=run.folder, frozen=frozen,
-        seed=run.seed, checkpoint_every=run.checkpoint_every, on_step=on_step,
-        evaluate=draft_lengths.evaluator(options, model, frozen, judged))
+  judged = run.judged(options, options.judged_windows)
+  params = run.fit(
+      draft_lengths.recipe(options, model), windows, options.num_steps, frozen,
+      evaluate=draft_lengths.evaluator(options, model, frozen, judged))
   return options.hyper, params
 
 
@@ -83,15 +77,12 @@ def _fit_features(name, options, run, hyper, fixed, own, begin=None):
   windows = data.Mixed(
       data.Windows(run.train, options.batch, options.length, run.seed), own,
       run.seed)
-  judged = run.own_text(dataclasses.replace(
-      options, own_windows=options.judged_windows), run.heldout)
-  with run.progress(options.num_steps) as on_step:
-    params = loop.fit(
-        features.recipe(options, model, frozen, begin), windows,
-        num_steps=options.num_steps, folder=run.folder, frozen=frozen,
-        seed=run.seed, checkpoint_every=run.checkpoint_every, on_step=on_step,
-        evaluate_every=max(1, options.num_steps // 4),
-        evaluate=features.evaluator(options, model, frozen, judged))
+  judged = run.judged(options, options.judged_windows)
+  params = run.fit(
+      features.recipe(options, model, frozen, begin), windows,
+      options.num_steps, frozen,
+      evaluate_every=max(1, options.num_steps // 4),
+      evaluate=features.evaluator(options, model, frozen, judged))
   return hyper, {**params, **fixed}
 
 

@@ -9,9 +9,15 @@ from typing import Any
 import numpy as np
 
 from spec_jax.models import bundle as bundle_lib
+from spec_jax.training import loop
 
 # Of a window of the target's own text so much is begun by the corpus.
-BEGUN = 0.25
+_BEGUN = 0.25
+
+
+def begun(length: int) -> int:
+  """Tokens of the corpus at the beginning of a window of the target's text."""
+  return int(_BEGUN * length)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,8 +29,8 @@ class Run:
     train: `u16[n]`, text to learn from.
     heldout: `u16[n]`, text to judge by.
     own_text: `(options, tokens, **how) -> u16[n, length]`, text of the target,
-      each window begun by `BEGUN` of corpus; options have `own_windows` and
-      `length`. The keyword `temperatures` may say at which it is written.
+      each window begun by the corpus, see `begun`; options have `own_windows`
+      and `length`. The keyword `temperatures` may say at which it is written.
     folder: of checkpoints and log.
     seed: of weights, draws and order.
     checkpoint_every: steps.
@@ -45,3 +51,17 @@ class Run:
   def adapt(self, options: Any) -> Any:
     """A recipe with what was asked for."""
     return dataclasses.replace(options, **self.changes)
+
+  def judged(self, options: Any, own_windows: int, **how: Any) -> np.ndarray:
+    """`u16[n, length]`, n windows of the target's own held-out text."""
+    return self.own_text(dataclasses.replace(
+        options, own_windows=own_windows), self.heldout, **how)
+
+  def fit(self, recipe: loop.Recipe, windows: Callable[[int], Any],
+          num_steps: int, frozen: Any, **more: Any) -> Any:
+    """`loop.fit` in this run's folder; goes on from its last checkpoint."""
+    with self.progress(num_steps) as on_step:
+      return loop.fit(
+          recipe, windows, num_steps=num_steps, folder=self.folder,
+          frozen=frozen, seed=self.seed, on_step=on_step,
+          checkpoint_every=self.checkpoint_every, **more)

@@ -1,6 +1,5 @@
 """Draft heads on the target's features."""
 
-import dataclasses
 import functools
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +12,6 @@ from spec_jax.models import token_heads as networks
 from spec_jax.systems.heads import clover_2
 from spec_jax.systems.heads import hydra_pp
 from spec_jax.training import data
-from spec_jax.training import loop
 from spec_jax.training import token_heads
 from spec_jax.trees import expansion
 from spec_jax.trees import shapes
@@ -35,19 +33,14 @@ def draft_heads(options: token_heads.TokenHeadRecipe, run: run_lib.Run
   windows = data.Windows(run.train, options.batch, options.length, run.seed)
   if options.own_windows:
     windows = data.Mixed(windows, run.own_text(options, run.train), run.seed)
-  judged = run.own_text(
-      dataclasses.replace(options, own_windows=_JUDGED), run.heldout,
-      temperatures=(0.0,))
-  start = int(run_lib.BEGUN * options.length)
+  judged = run.judged(options, _JUDGED, temperatures=(0.0,))
+  start = run_lib.begun(options.length)
   evaluate = token_heads.evaluator(
       options, target, frozen, expansion.Shape((1,) * options.levels), judged,
       start)
-  with run.progress(options.num_steps) as on_step:
-    params = loop.fit(
-        token_heads.recipe(options, target, frozen), windows,
-        num_steps=options.num_steps, folder=run.folder, frozen=frozen,
-        seed=run.seed, checkpoint_every=run.checkpoint_every, on_step=on_step,
-        evaluate=evaluate)
+  params = run.fit(
+      token_heads.recipe(options, target, frozen), windows, options.num_steps,
+      frozen, evaluate=evaluate)
   accepts = token_heads.rank_accuracy(
       options, target, frozen, params, judged, start, _RANKS)
   report.write_json(run.folder / "calibration.json", {

@@ -49,7 +49,7 @@ def written(options: Any, run: run_lib.Run, own: np.ndarray, size: int
   end = run.bundle.end_of_text
   vocab_size = run.bundle.target.vocab_size
   return vocabulary.most_frequent(
-      own[:, options.length // 4:], vocab_size, min(size, vocab_size),
+      own[:, run_lib.begun(options.length):], vocab_size, min(size, vocab_size),
       () if end is None else (end,))
 
 
