@@ -125,6 +125,9 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_integer("steps", None, "With --system: optimiser steps; default:"
                        " the recipe's, about ten minutes on two cores.",
                        lower_bound=1, flag_values=values)
+  flags.DEFINE_integer("batch", None, "With --system: windows per step;"
+                       " default: the recipe's.", lower_bound=1,
+                       flag_values=values)
   flags.DEFINE_integer("own_windows", None, "With --system: windows of the"
                        " target's own text to learn from; default: the"
                        " recipe's.", lower_bound=2, flag_values=values)
@@ -186,8 +189,8 @@ def train_part(values) -> int:
       heldout=data.pack(tokenizer, texts), own_text=own, folder=folder / name,
       seed=values.seed, checkpoint_every=values.checkpoint_every,
       changes={key: value for key, value in (
-          ("num_steps", values.steps), ("own_windows", values.own_windows))
-               if value is not None},
+          ("num_steps", values.steps), ("batch", values.batch),
+          ("own_windows", values.own_windows)) if value is not None},
       progress=functools.partial(progress, name)))
   for place in [folder] + [home] * values.install:
     print(bundle_lib.save_head(place, name, hyper, params))

@@ -50,15 +50,18 @@ def draft_heads(options: token_heads.TokenHeadRecipe, run: run_lib.Run
   return dict(options.hyper), params
 
 
-# Draft heads by system. Four levels: the depth of the published trees.
+# Draft heads by system. Four levels: the depth of the published trees. Heads
+# that a bundle is to hold end in the target's output head: with one of their own
+# each, as published, they would weigh more than the target.
 HEADS: MappingProxyType[str, token_heads.TokenHeadRecipe] = MappingProxyType({
     "medusa_1": token_heads.TokenHeadRecipe(
-        networks.MedusaHeads, {"num_heads": 4}),
+        networks.MedusaHeads,
+        {"num_heads": 4, "num_layers": 2, "is_shared": True}),
     "hydra": token_heads.TokenHeadRecipe(
         networks.HydraHeads, {"num_heads": 4}, learning_rate=1e-3, decay=1.0),
     "hydra_pp": token_heads.TokenHeadRecipe(
         networks.HydraHeads,
-        {"num_heads": 4, "num_layers": 4, "dropout": 0.2},
+        {"num_heads": 4, "num_layers": 2, "dropout": 0.2, "is_shared": True},
         encoder_layers=hydra_pp.PREFIX_LAYERS, num_steps=150,
         learning_rate=1e-3, floor=1 / 3, weight_decay=0.1, decay=1.0,
         is_taught=True),

@@ -243,11 +243,13 @@ class HydraHeads(TokenHeads):
     num_layers: blocks of a head, the first one included.
     dropout: before each block and the output head, where there is a key
       "dropout".
+    is_shared: whether all heads end in the target's own output head.
   """
 
   num_heads: int = 4
   num_layers: int = 1
   dropout: float = 0.0
+  is_shared: bool = False
 
   @property
   def num_levels(self):
@@ -262,8 +264,9 @@ class HydraHeads(TokenHeads):
     self.blocks = [[nn.Dense(width, kernel_init=_ZERO,
                              name=f"block_{head}_{layer}")
                     for layer in range(1, self.num_layers)] for head in heads]
-    self.outs = [nn.Dense(self.vocab_size, name=f"out_{head}")
-                 for head in heads]
+    if not self.is_shared:
+      self.outs = [nn.Dense(self.vocab_size, name=f"out_{head}")
+                   for head in heads]
     self.drop = nn.Dropout(self.dropout)
 
   def step(self, state, tokens, level, ends):
@@ -275,4 +278,5 @@ class HydraHeads(TokenHeads):
     for block in self.blocks[level]:
       z = drop(z)
       z = z + nn.silu(block(z))
-    return state, self.outs[level](drop(z))
+    z = drop(z)
+    return state, ends.unembed(z) if self.is_shared else self.outs[level](z)

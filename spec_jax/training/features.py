@@ -63,7 +63,7 @@ class FeatureRecipe:
   feature_weight: float = 1.0
   law_weight: float = 0.1
   noise: float = 0.1
-  vocabulary: int = 1024
+  vocabulary: int = 768
   judged_windows: int = 16
   judged_depth: int = 5
   dtype: str = "bfloat16"

@@ -70,18 +70,18 @@ def _decoder(d_model, num_layers, num_kv_heads, d_ff):
       d_ff=d_ff, max_positions=1024, embed_scale=d_model ** 0.5)
 
 
-# Stages run in the order of the table. The target's weights (60 MB in float32)
+# Stages run in the order of the table. The target's weights (41 MB in float32)
 # exceed the last-level cache of common machines, as those of large models do:
 # a forward of one token is bound by memory, and a few more tokens are cheap.
 # The batches suit a GPU; a CPU needs a day or two for them.
 _LARGE = dict(batch=32, length=512, decay=0.8, dtype="bfloat16")
 BUNDLES = {
     "tiny-python": {
-        "target": ModelRecipe(_decoder(384, 9, 2, 1024), num_steps=7600,
-                              weight_decay=0.05, **_LARGE),
-        "draft": ModelRecipe(_decoder(256, 3, 1, 704), num_steps=5200,
+        "target": ModelRecipe(_decoder(384, 6, 2, 1024), num_steps=2000,
+                              learning_rate=4e-3, weight_decay=0.05, **_LARGE),
+        "draft": ModelRecipe(_decoder(192, 3, 1, 512), num_steps=4400,
                              learning_rate=4e-3, teacher="target",
-                             own_windows=8192, **_LARGE),
+                             own_windows=4096, **_LARGE),
     },
     # Deep and thin, every layer of it trained to be read out: for systems that
     # draft with the target's own layers.
