@@ -35,6 +35,7 @@ OPTIONS = features.FeatureRecipe(
 AHEAD = dataclasses.replace(OPTIONS, hyper=EXPERTS, ahead_weights=(0.5,))
 SERIAL = dataclasses.replace(
     OPTIONS, hyper=HYBRID, steps=2, ahead_weights=(.5, .25))
+PARTED = dataclasses.replace(OPTIONS, hyper=SPLIT)
 LAW_ALONE = dataclasses.replace(
     OPTIONS, hyper=OWN_HEAD, feature_weight=0.0, law_weight=1.0, steps=3,
     noise=0.0)
@@ -90,11 +91,15 @@ def test_columns_are_drafts_from_every_prefix(hyper):
 
 
 @pytest.mark.parametrize("options", [
-    OPTIONS, LAW_ALONE, AHEAD, SERIAL], ids=["1", "3", "ahead", "serial"])
+    OPTIONS, LAW_ALONE, AHEAD, SERIAL, PARTED],
+                         ids=["1", "3", "ahead", "serial", "parted"])
 def test_measured_acceptance_is_that_of_decoding(options):
+  assert_measured_is_decoded(model_of(options.hyper), {
+      **frozen(), PART: {**trained(options), "token_ids": IDS}})
+
+
+def assert_measured_is_decoded(model, params, depth=3):
   """One round of decoding from every prefix, at temperature 0."""
-  depth, model = 3, model_of(options.hyper)
-  params = {**frozen(), PART: {**trained(options), "token_ids": IDS}}
   tokens = texts(2, 12).astype(np.int32)
   found = np.asarray(columns.accepted(model, params, tokens, depth))
   drafter = ahead_drafter.AheadFeatureDrafter(
@@ -178,7 +183,8 @@ def trained(options):
 
 
 @pytest.mark.parametrize("options", [
-    OPTIONS, LAW_ALONE, AHEAD, SERIAL], ids=["1", "3", "ahead", "serial"])
+    OPTIONS, LAW_ALONE, AHEAD, SERIAL, PARTED],
+                         ids=["1", "3", "ahead", "serial", "parted"])
 def test_training_raises_acceptance(options):
   model = model_of(options.hyper)
   evaluate = features.evaluator(

@@ -14,9 +14,12 @@ from spec_jax.core import sampling as sampling_lib
 from spec_jax.executors import fused
 from spec_jax.models import grouped_model
 from spec_jax.training import alignment
+from spec_jax.training import data
 from spec_jax.training import features
 from spec_jax.training import groups
+from spec_jax.training import loop
 from tests import toy
+from tests.training import features_test
 
 SMALL = dict(budget=8, depth=3, top_k=3)
 
@@ -135,6 +138,31 @@ def test_contrast_by_hand():
   changed[1, :, 2] = 7.
   np.testing.assert_allclose(
       alignment.contrast(list(jnp.asarray(changed)), 0.5), found, rtol=1e-6)
+
+
+def test_training_raises_acceptance_and_measures_that_of_decoding(tmp_path):
+  """Of a net with few groups active, whose router learns with it."""
+  bundle = toy.bundle()
+  fixed = {"groups": bundle.params["coral"]["groups"]}
+  frozen = {"target": bundle.params["target"], "coral": fixed}
+  make = functools.partial(grouped_model.from_hyper, bundle.target, "coral",
+                           bundle.heads["coral"])
+  options = features.FeatureRecipe(
+      num_steps=120, batch=8, length=16, learning_rate=1e-2, noise=0.02,
+      steps=2, is_detached=True, align_weight=0.05, router_weight=1.0,
+      judged_depth=3, dtype="float32")
+  recipe = features.recipe(options, make(active=0))
+  evaluate = features.evaluator(
+      options, make(active=2), frozen, features_test.texts(80)[64:])
+  with jax.numpy_dtype_promotion("standard"):
+    before = evaluate(recipe.init(jax.random.key(0)))
+    own = loop.fit(
+        recipe, data.Rows(features_test.texts(), 8), frozen=frozen,
+        num_steps=120, folder=tmp_path)
+    after = evaluate(own)
+  assert after["tokens_per_call"] > before["tokens_per_call"] + .25
+  features_test.assert_measured_is_decoded(
+      make(active=2), {**frozen, "coral": {**own, **fixed}})
 
 
 def gradients(model, options, params, fixed):
