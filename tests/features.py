@@ -35,12 +35,19 @@ def pairs(model, params, text):
 
 
 def run_pairs(model, params, tokens, features, level=None):
-  """The net over all pairs at once, positions counted from the first."""
-  padded = np.zeros((1, _WIDTH), np.int32)
-  padded[0, :len(tokens)] = tokens
-  wide = np.zeros((1, _WIDTH, features.shape[1]), features.dtype)
-  wide[0, :len(features)] = features
-  return jax.device_get(_run(model, params, padded, wide, level))
+  """The net over all pairs at once, positions counted from the first.
+
+  Args:
+    model: the net.
+    params: by part.
+    tokens: `i32[n]`.
+    features: `[n, ...]`, or several by name.
+    level: see `feature_model.FeatureModel.forward`.
+  """
+  widen = lambda a: np.pad(
+      a, ((0, _WIDTH - len(a)),) + ((0, 0),) * (a.ndim - 1))[None]
+  return jax.device_get(_run(model, params, widen(np.asarray(
+      tokens, np.int32)), jax.tree.map(widen, features), level))
 
 
 def rollout(model, params, text, path):
@@ -48,18 +55,32 @@ def rollout(model, params, text, path):
 
   Everything is run again for every token.
   """
+  return np.stack([logits for logits, _ in _rollout(
+      model, params, text, path)])
+
+
+def ahead(model, params, text, path):
+  """Logits `[K, Z]` of tokens further ahead, after a text and a path."""
+  *_, (_, said) = _rollout(model, params, text, path)
+  return np.asarray(model.ahead(params, said)[1][0, 0])
+
+
+def _rollout(model, params, text, path):
+  """By token of the path, its logits and all that the net said."""
   tokens, features = pairs(model, params, text)
-  found = []
+  features = {"hidden": features}
   for step, token in enumerate((*path, 0)):
     # Who guesses at this depth does so from the first pair on.
     level = step if model.net.is_parallel and step else None
     out = run_pairs(model, params, tokens, features, level)
     last = len(tokens) - 1
-    found.append(out.logits[0, last])
+    said = {name: tap[:, last:last + 1] for name, tap in out.taps.items()}
+    yield out.logits[0, last], said
     tokens = np.append(tokens, np.int32(token))
-    features = np.concatenate(
-        [features, out.taps["hidden"][:, last]], axis=0)
-  return np.stack(found)
+    # Of committed pairs there is the feature alone.
+    features = {name: np.concatenate([
+        features.get(name, np.zeros((last + 1,) + new.shape[2:], new.dtype)),
+        new[0]]) for name, new in said.items()}
 
 
 def assert_stable_part_is_that_of_the_text(model, params, state, tokens,

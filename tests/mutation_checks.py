@@ -21,6 +21,7 @@ from spec_jax.core import tree as tree_lib
 from spec_jax.executors import fused
 from spec_jax.verifiers import block
 from tests import toy
+from tests.drafters import block_drafter_test
 from tests.drafters import chain_draft_model_test
 from tests.drafters import draft_model_test
 from tests.drafters import feature_drafter_test
@@ -34,6 +35,7 @@ from tests.exactness import tree_law
 from tests.exactness import trees_test
 from tests.models import decoder_test
 from tests.stores import suffix_automaton_test
+from tests.systems.features import jakiro_test
 from tests.systems.retrieval import superposed_test
 from tests.trees import growth_test
 from tests.trees import stochastic_beam_test
@@ -321,6 +323,16 @@ def small_vocabulary():
   feature_drafter_test.test_trees_of_a_small_vocabulary_are_those_of_its_laws()
 
 
+def levels_without_a_forward():
+  """What was said of tokens further ahead stays below its own nodes."""
+  jakiro_test.test_last_level_hangs_below_the_nodes_it_was_guessed_from()
+
+
+def laws_of_blocks():
+  """A block is guessed from the pairs before it, each of them read once."""
+  block_drafter_test.test_laws_of_a_static_tree(2, ((2,), (1, 2), (1, 0, 1)))
+
+
 def grounds_of_heads():
   """Heads read the feature of the token before the pending one."""
   check = (token_head_drafter_test
@@ -370,6 +382,8 @@ CHECKS = {
     "stable pairs": stable_pairs,
     "drafts of a feature net": feature_drafts,
     "small vocabulary": small_vocabulary,
+    "levels without a forward": levels_without_a_forward,
+    "laws of blocks": laws_of_blocks,
     "grounds of heads": grounds_of_heads,
     "gates of rows": gates_of_rows,
     "superposed paths": superposed_paths,

@@ -18,6 +18,7 @@ from spec_jax.models import clover_heads
 from spec_jax.models import config as config_lib
 from spec_jax.models import contract
 from spec_jax.models import feature_model
+from spec_jax.models import grouped_model
 from spec_jax.models import ngram
 from spec_jax.models import recurrent_heads
 from spec_jax.models import token_heads
@@ -80,6 +81,11 @@ HEADS = {"specdec_pp": {"num_blocks": 1}, "mcsd_improved": {"widths": (8,)},
          "eagle_2": {}, "fr_spec": {}, "vocab_trim": {},
          "ada_eagle": {"num_blocks": 1},
          "poss": {"layers": {"num_layers": 2}, "span": 1},
+         "jakiro": {"num_experts": 2},
+         "falcon": {"block": 2}, "scylla": {"layers": {"num_layers": 3}},
+         "fspad": {"fusion": "sample", "is_split": True},
+         "coral": {"num_groups": 6},
+         "gumiho": {"layers": {"num_layers": 2}, "num_heads": 5},
          "eagle_3": {"taps": (0, 1, 2), "fusion": "attend", "head_size": 8}}
 # Which of them are heads on the target's features, and what encodes these.
 TOKEN_HEADS = {"medusa_1": (token_heads.MedusaHeads, 0),
@@ -90,6 +96,9 @@ TOKEN_HEADS = {"medusa_1": (token_heads.MedusaHeads, 0),
                    recurrent_heads.MlpSpeculator, 0),
                "bpd": (token_heads.BlockwiseHeads, 0),
                "clover_2": (clover_heads.CloverHeads, 2)}
+# Which are nets that guess features.
+FEATURE_NETS = ("eagle_2", "eagle_3", "poss", "jakiro", "gumiho", "fspad",
+                "falcon", "scylla")
 # What the drafts know of the toy vocabulary, where that is not all.
 TOKEN_IDS = {"eagle_3": (0, 1, 2, 4, 5, 7, 10, 11),
              "fr_spec": (0, 1, 3, 4, 5, 8, 10), "vocab_trim": (1, 2, 6, 9, 10)}
@@ -110,9 +119,18 @@ def head_params(vocab_size=VOCAB):
   params["ada_eagle"] = lengths
   target = contract.decoder_model(config())
   nets = {name: feature_model.from_hyper(target, name, HEADS[name])
-          for name in ("eagle_2", "eagle_3", "poss")}
+          for name in FEATURE_NETS}
   params |= {name: jax.jit(net.init)(jax.random.key(4))
              for name, net in nets.items()}
+  grouped = grouped_model.from_hyper(target, "coral", HEADS["coral"], 2)
+  order = np.pad(np.random.default_rng(5).permutation(vocab_size),
+                 (0, -vocab_size % 6), constant_values=vocab_size)
+  params["coral"] = {
+      **jax.jit(grouped.init)(jax.random.key(4)),
+      "router": jax.random.normal(jax.random.key(8), (config().d_model, 6)),
+      "groups": jnp.asarray(order.reshape(6, -1), jnp.int32)}
+  # Training starts these at zero.
+  params["gumiho"]["heads"] = randomised(params["gumiho"]["heads"])
   for name, ids in TOKEN_IDS.items():
     params[name] = {**params.get(name, {}),
                     "token_ids": jnp.asarray(ids, jnp.int32)}
@@ -139,11 +157,7 @@ def token_head_params(name, vocab_size=VOCAB):
   if num_layers:
     encoder = token_heads.encoder_of(model, num_layers)
     params["encoder"] = jax.jit(encoder.init)(jax.random.key(6))
-  leaves, structure = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(7), len(leaves))
-  params = jax.tree.unflatten(structure, [
-      leaf + 0.3 * jax.random.normal(key, leaf.shape)
-      for leaf, key in zip(leaves, keys)])
+  params = randomised(params)
   # The target's table is small; without this, drafted tokens hardly matter.
   for part, first in [(key, model.config.d_model) for key in params["heads"]
                       if "hydra" in name] + [("read", 0)]:
@@ -151,6 +165,15 @@ def token_head_params(name, vocab_size=VOCAB):
       kernel = params["heads"][part]["kernel"]
       params["heads"][part]["kernel"] = kernel.at[first:].mul(50.0)
   return params
+
+
+def randomised(params, scale=0.3):
+  """The same with noise everywhere."""
+  leaves, structure = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(7), len(leaves))
+  return jax.tree.unflatten(structure, [
+      leaf + scale * jax.random.normal(key, leaf.shape)
+      for leaf, key in zip(leaves, keys)])
 
 
 def sharpen(params, factor=30.0):

@@ -8,11 +8,16 @@ import numpy as np
 
 from experiments.parts import run as run_lib
 from experiments.parts import vocabularies
+from spec_jax.models import block_model
 from spec_jax.models import feature_model
+from spec_jax.models import grouped_model
 from spec_jax.systems import registration
+from spec_jax.systems.features import coral as coral_system
+from spec_jax.training import blocks
 from spec_jax.training import data
 from spec_jax.training import draft_lengths
 from spec_jax.training import features
+from spec_jax.training import groups
 
 
 def feature_net(name: str, options: features.FeatureRecipe, run: run_lib.Run
@@ -52,6 +57,32 @@ def poss(options: features.FeatureRecipe, run: run_lib.Run
       run.own_text(options, run.train), begin)
 
 
+def coral(options: features.FeatureRecipe, run: run_lib.Run
+          ) -> tuple[dict[str, Any], Any]:
+  """A net whose steps agree, and a router to groups of the target's rows."""
+  target, hyper = run.bundle.target, options.hyper
+  rows = np.asarray(target.output_table(run.bundle.params["target"]))
+  ids = groups.balanced(
+      rows, min(hyper["num_groups"], len(rows)), run.seed)
+  make = functools.partial(grouped_model.from_hyper, target, "coral", hyper)
+  return _fit_features(
+      "coral", run.adapt(options), run, hyper, {grouped_model.GROUPS: ids},
+      run.own_text(options, run.train), models=(
+          make(active=0), make(active=coral_system.ACTIVE)))
+
+
+def falcon(options: blocks.BlockRecipe, run: run_lib.Run
+           ) -> tuple[dict[str, Any], Any]:
+  """A net that guesses blocks of features."""
+  options = run.adapt(options)
+  model = block_model.from_hyper(run.bundle.target, "falcon", options.hyper)
+  frozen = {"target": run.bundle.params["target"]}
+  return options.hyper, _fit(
+      options, run, blocks.recipe(options, model), frozen,
+      run.own_text(options, run.train), functools.partial(
+          blocks.evaluator, options, model, frozen))
+
+
 def length_predictor(options: draft_lengths.LengthRecipe, run: run_lib.Run
                      ) -> tuple[dict[str, Any], Any]:
   """How many of EAGLE's drafts will be accepted."""
@@ -68,22 +99,31 @@ def length_predictor(options: draft_lengths.LengthRecipe, run: run_lib.Run
   return options.hyper, params
 
 
-def _fit_features(name, options, run, hyper, fixed, own, begin=None):
-  """Trains a net; `fixed` are parameters of its part that are not trained."""
+def _fit_features(name, options, run, hyper, fixed, own, begin=None,
+                  models=None):
+  """Trains a net; `fixed` are parameters of its part that are not trained.
+
+  Of two `models` the first is trained and the second judged.
+  """
   bundle = run.bundle
-  model = feature_model.from_hyper(
-      bundle.target, name, hyper, name if fixed else None)
+  model, judged_model = models or 2 * (feature_model.from_hyper(
+      bundle.target, name, hyper, name if fixed else None),)
   frozen = {"target": bundle.params["target"], name: fixed}
+  params = _fit(
+      options, run, features.recipe(options, model, frozen, begin), frozen, own,
+      functools.partial(features.evaluator, options, judged_model, frozen))
+  return hyper, {**params, **fixed}
+
+
+def _fit(options, run, recipe, frozen, own, evaluator_fn):
+  """Trains on the corpus and on the target's own text."""
   windows = data.Mixed(
       data.Windows(run.train, options.batch, options.length, run.seed), own,
       run.seed)
-  judged = run.judged(options, options.judged_windows)
-  params = run.fit(
-      features.recipe(options, model, frozen, begin), windows,
-      options.num_steps, frozen,
+  return run.fit(
+      recipe, windows, options.num_steps, frozen,
       evaluate_every=max(1, options.num_steps // 4),
-      evaluate=features.evaluator(options, model, frozen, judged))
-  return hyper, {**params, **fixed}
+      evaluate=evaluator_fn(run.judged(options, options.judged_windows)))
 
 
 TRAINERS = MappingProxyType({
@@ -95,6 +135,23 @@ TRAINERS = MappingProxyType({
     "poss": functools.partial(poss, features.FeatureRecipe(
         {"layers": {"num_layers": 3}, "span": 1}, num_steps=150,
         learning_rate=5e-4, steps=4, step_decay=1.0, is_detached=True)),
+    "jakiro": functools.partial(feature_net, "jakiro", features.FeatureRecipe(
+        {"num_experts": 2}, num_steps=300, ahead_weights=(0.5,))),
+    "gumiho": functools.partial(feature_net, "gumiho", features.FeatureRecipe(
+        {"layers": {"num_layers": 2}, "num_heads": 5}, num_steps=250, batch=8,
+        steps=2, judged_depth=7,
+        ahead_weights=tuple(0.8 ** (i + 1) / 9 for i in range(5)))),
+    "coral": functools.partial(coral, features.FeatureRecipe(
+        {"num_groups": 16}, num_steps=250, batch=8, steps=3, step_decay=1.0,
+        is_detached=True, align_weight=0.05, router_weight=1.0)),
+    "fspad": functools.partial(feature_net, "fspad", features.FeatureRecipe(
+        {"fusion": "sample", "is_split": True})),
+    # Pre-trained: on law alone, more than others, on the corpus for a half.
+    "scylla": functools.partial(feature_net, "scylla", features.FeatureRecipe(
+        {"layers": {"num_layers": 3}}, num_steps=600, batch=8,
+        feature_weight=0.0, law_weight=1.0, noise=0.0)),
+    "falcon": functools.partial(falcon, blocks.BlockRecipe(
+        {"block": 2}, judged_depth=6)),
     "ada_eagle": functools.partial(
         length_predictor, draft_lengths.LengthRecipe()),
 })

@@ -125,20 +125,22 @@ class StablePart:
         jnp.zeros_like(count), state.count)
     last = jnp.maximum(count - 1, 0)
     pick = lambda a: jnp.take_along_axis(a, last[:, None, :, None], axis=2)
-    hidden = jnp.take_along_axis(
-        out.taps[level_drafter.HIDDEN], last[:, :, None], axis=1)
+    said = jax.tree.map(lambda a: jnp.take_along_axis(
+        a, last.reshape(last.shape + (1,) * (a.ndim - 2)), axis=1), out.taps)
     fresh = types.FreshKV(
         tuple(map(pick, out.fresh.k)), tuple(map(pick, out.fresh.v)),
         jnp.take_along_axis(out.fresh.positions, last, axis=1))
     return types.ModelOut(
-        self.model.logits(params, hidden), fresh,
-        {level_drafter.HIDDEN: hidden}), stable
+        self.model.speak(params, said), fresh, said), stable
 
-  def feed(self, params, tokens, hidden, positions, mask, cache, past, level):
+  def feed(self, params, tokens, handed, positions, mask, cache, past, level):
     # A pair stands where its feature does, one before its token.
     return self.model.forward(
-        params, tokens, hidden, positions - 1, mask, cache, past=past,
+        params, tokens, handed, positions - 1, mask, cache, past=past,
         level=jnp.asarray(level, jnp.int32))
+
+  def handed(self, out):
+    return out.taps
 
   def _run(self, params, stable, tokens, features, offset, is_pair, first,
            count):
@@ -231,5 +233,5 @@ class StaticFeatureDrafter(StablePart, draft_model.DraftModel):
     counts = np.asarray([n for n in self.counts[level - 1] if n])
     parents = np.repeat(np.arange(counts.size), counts)
     with_children = np.flatnonzero(self.counts[level])
-    return level_drafter.pick(
-        above.taps[level_drafter.HIDDEN], parents[with_children])
+    return jax.tree.map(
+        lambda a: level_drafter.pick(a, parents[with_children]), above.taps)

@@ -49,8 +49,8 @@ class _Loop:
     is_fed: `bool[B, F]`.
     laws: `f[B, F, V]`, that drew their children; None if none is random.
     seen: `bool[B, W, V]`, see `level_drafter.seen_by_root`.
-    hidden: `f[B, W, E]`, what the forwards of the parents handed down to the
-      frontier; None of models that hand down nothing.
+    handed: `[B, W, ...]` each, what the forwards of the parents hand down to
+      the frontier; () of models that hand down nothing.
   """
 
   level: jax.Array
@@ -61,7 +61,7 @@ class _Loop:
   is_fed: jax.Array
   laws: jax.Array | None
   seen: jax.Array | None
-  hidden: jax.Array | None
+  handed: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +82,9 @@ class GrownDraftModel(level_drafter.ModelDrafter):
   names: tuple[str, str] | None = None
 
   def __post_init__(self):
-    if self.policy.max_children > self.model.vocab_size:
+    if self.max_children > self.model.vocab_size:
       raise ValueError(
-          f"policy={self.policy} asks for up to {self.policy.max_children}"
+          f"policy={self.policy} asks for up to {self.max_children}"
           " children per node, more than the vocabulary has tokens"
           f" ({self.model.vocab_size}).")
 
@@ -113,9 +113,14 @@ class GrownDraftModel(level_drafter.ModelDrafter):
     return min(self.policy.width, growth_lib.remembered(self.policy))
 
   @property
+  def num_forwards(self) -> int:
+    """Of a round at most; each gives a level, the root's among them."""
+    return self.depth
+
+  @property
   def num_fed(self) -> int:
-    """F, the root and W nodes of every level but the last."""
-    return 1 + (self.depth - 1) * self._width
+    """F, the root and W nodes of every level that has a forward."""
+    return 1 + (self.num_forwards - 1) * self._width
 
   @property
   def num_nodes(self) -> int:
@@ -146,8 +151,7 @@ class GrownDraftModel(level_drafter.ModelDrafter):
       cache: the draft model's.
       ctx: gives text and keys.
       sampling: of the target.
-      root: what the draft model says of the root; taps of the name "hidden"
-        are handed to the forwards of its children, and so on.
+      root: what the draft model says of the root.
       token_ids: `i32[Z]`, the tokens that the model's logits stand for; None
         where they are all tokens.
       most: `i32[B]`, levels at most, at least one; None for the policy's.
@@ -163,19 +167,22 @@ class GrownDraftModel(level_drafter.ModelDrafter):
     seen = level_drafter.seen_by_root(self.model, ctx, sampling)
     loop = self._start(policy, ctx, root, seen, fresh)
 
-    def extend(loop, out, fresh):
+    def extend(loop, logits, handed, policy=policy, fresh=None, proceeds=None,
+               is_fed=True):
       known = loop.seen
       if known is not None and token_ids is not None:
         known = known[:, :, token_ids]
-      proceeds = self._proceeds(own, out, loop.frontier)
       if most is not None:
         is_short = loop.level + 1 < most
         proceeds = is_short if proceeds is None else proceeds & is_short
-      return self._extend(
-          policy, loop, sampling.probs(out.logits, known), fresh, proceeds,
-          out.taps.get(level_drafter.HIDDEN), token_ids)
+      return self._extend(policy, loop, sampling.probs(logits, known), fresh,
+                          proceeds, handed, token_ids, is_fed)
 
-    loop = extend(loop, root, None)
+    def after_forward(loop, out, fresh=None):
+      return extend(loop, out.logits, self.handed(out), fresh=fresh,
+                    proceeds=self._proceeds(own, out, loop.frontier))
+
+    loop = after_forward(loop, root)
 
     def body(loop):
       frontier, width = loop.frontier, self._width
@@ -184,16 +191,19 @@ class GrownDraftModel(level_drafter.ModelDrafter):
       positions = jnp.broadcast_to(
           ctx.length[:, None] - 1 + loop.level, frontier.tokens.shape)
       out = self.feed(
-          params, frontier.tokens, loop.hidden, positions,
+          params, frontier.tokens, loop.handed, positions,
           jnp.concatenate([loop.ancestors, itself], axis=2), cache, loop.fresh,
           loop.level)
-      return extend(loop, out, out.fresh)
+      return after_forward(loop, out, out.fresh)
 
-    if self.depth > 1:  # Else there is no room to trace the body with.
+    if self.num_forwards > 1:  # Else there is no room to trace the body with.
       loop = jax.lax.while_loop(
-          lambda loop: (loop.level < self.depth)
+          lambda loop: (loop.level < self.num_forwards)
           & loop.growth.is_growing.any(), body, loop)
+    loop = self.look_ahead(params, loop, extend)
     tree, kept = growth_lib.finish(policy, loop.growth, ctx.root)
+    tree = self.complete(
+        tree.replace(max_children=self.max_children), kept, loop)
     slots = self._slots(loop, kept)
     if loop.laws is not None:
       laws = jnp.pad(loop.laws, ((0, 0), (0, 1), (0, 0)))
@@ -201,15 +211,36 @@ class GrownDraftModel(level_drafter.ModelDrafter):
           q=jnp.take_along_axis(laws, slots[:, :, None], axis=1))
     return tree, loop.fresh, slots
 
-  def feed(self, params, tokens, hidden, positions, mask, cache, past, level):
-    """The forward of a level; `hidden` is what its parents handed down."""
-    del hidden, level
+  def feed(self, params, tokens, handed, positions, mask, cache, past, level):
+    """The forward of a level; `handed` is what its parents handed down."""
+    del handed, level
     return self.model.forward(
         params, tokens, positions, mask, cache, past=past, taps=self._taps)
+
+  def handed(self, out: types.ModelOut) -> Any:
+    """What a node's forward hands down to those of its children."""
+    del out
+    return ()
+
+  def look_ahead(self, params, loop, extend_fn):
+    """Levels that need no forward: `extend_fn(loop, logits, handed, ...)`."""
+    del params, extend_fn
+    return loop
 
   def update(self, params, state, outcome):
     slots = jnp.take_along_axis(state.slots, outcome.verdict.path, axis=1)
     return level_drafter.commit_fed(state, outcome.verdict, slots)
+
+  def complete(self, tree, kept, loop):
+    """The best nodes as a tree, perhaps with more behind them.
+
+    Args:
+      tree: of the best nodes.
+      kept: their numbers, see `trees.growth.finish`.
+      loop: after the last level.
+    """
+    del kept, loop
+    return tree
 
   def _proceeds(self, params, out, frontier):
     if self.judge is None:
@@ -232,10 +263,11 @@ class GrownDraftModel(level_drafter.ModelDrafter):
         jnp.zeros((batch, 1, self.num_fed), bool),
         level_drafter.write(fresh, root.fresh, 0),
         jnp.zeros((batch, self.num_fed), bool), laws, seen,
-        root.taps.get(level_drafter.HIDDEN))
+        self.handed(root))
 
-  def _extend(self, policy, loop, law, fresh, proceeds, hidden, token_ids):
-    """Grows a level from the laws of the frontier."""
+  def _extend(self, policy, loop, law, fresh, proceeds, handed, token_ids,
+              is_fed):
+    """Grows a level from the laws of the frontier, which was fed or not."""
     batch, width = loop.frontier.tokens.shape
     # The root, then W nodes a level.
     first = jnp.maximum(1 + (loop.level - 1) * self._width, 0)
@@ -256,16 +288,19 @@ class GrownDraftModel(level_drafter.ModelDrafter):
         ancestors=gather(path),
         fresh=loop.fresh if fresh is None else level_drafter.write(
             loop.fresh, fresh, first),
-        is_fed=put(loop.is_fed, loop.frontier.exists),
+        is_fed=put(loop.is_fed, loop.frontier.exists) if is_fed else (
+            loop.is_fed),
         laws=None if loop.laws is None else put(loop.laws, law), seen=seen,
-        hidden=None if hidden is None else gather(hidden))
+        handed=jax.tree.map(lambda a: jnp.take_along_axis(
+            a, frontier.places.reshape(frontier.places.shape + (1,) * (
+                a.ndim - 2)), axis=1), handed))
 
   def _slots(self, loop, kept):
     """`i32[B, N]`, where the kept candidates were fed; F if they were not."""
     level, place = jnp.divmod(kept - 1, growth_lib.remembered(self.policy))
     slots = jnp.where(kept > 0, 1 + level * self._width + place, 0)
     could_be = (kept == 0) | (
-        (place < self._width) & (level + 1 < self.depth))
+        (place < self._width) & (level + 1 < self.num_forwards))
     slots = jnp.where(could_be, slots, self.num_fed)
     is_fed = jnp.pad(loop.is_fed, ((0, 0), (0, 1)))
     return jnp.where(jnp.take_along_axis(is_fed, slots, axis=1), slots,

@@ -18,9 +18,6 @@ from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import types
 from spec_jax.models import prefill as prefill_lib
 
-# The tap that a node's forward hands down to those of its children.
-HIDDEN = "hidden"
-
 
 @struct.dataclass
 class DraftModelState:
@@ -180,9 +177,9 @@ class LevelDrafter(ModelDrafter):
     """What the fed nodes of a level get of the forward of the level above."""
     del above, level
 
-  def feed(self, params, tokens, hidden, positions, mask, cache, past, level):
-    """The forward of a level; `hidden` is what its parents handed down."""
-    del hidden, level
+  def feed(self, params, tokens, handed, positions, mask, cache, past, level):
+    """The forward of a level; `handed` is what its parents handed down."""
+    del handed, level
     return self.model.forward(
         params, tokens, positions, mask, cache, past=past)
 

@@ -2,19 +2,31 @@
 
 from collections.abc import Mapping
 import dataclasses
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from spec_jax.core import types
+from spec_jax.models import ahead_nets
+from spec_jax.models import block_net
 from spec_jax.models import config as config_lib
 from spec_jax.models import contract
 from spec_jax.models import feature_net
+from spec_jax.models import specialist_net
+from spec_jax.models import split_net
 
-HIDDEN = "hidden"
+HIDDEN = feature_net.HIDDEN
 TOKEN_IDS = "token_ids"
 _TARGET = "target"
+# Kinds of nets by a hyper-parameter that no other kind has.
+_KINDS: Mapping[str, type[feature_net.FeatureNet]] = MappingProxyType({
+    "span": specialist_net.SpecialistNet,
+    "is_split": split_net.SplitNet,
+    "block": block_net.BlockNet,
+    "num_experts": ahead_nets.DecoupledNet,
+    "num_heads": ahead_nets.HybridNet})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +85,8 @@ class FeatureModel:
     Args:
       params: by part, the target's under "target".
       tokens: `i32[B, T]`.
-      features: `f[B, T, E]`, of the token before each.
+      features: `f[B, T, E]`, of the token before each; or the taps of its
+        forward.
       positions: `i32[B, T]`, of the features.
       mask: `bool[B, T, F]`.
       cache: of committed pairs, or None.
@@ -84,14 +97,35 @@ class FeatureModel:
 
     Returns:
       `logits` `f32[B, T, Z]`, of the token after; `taps["hidden"]`, the
-      guesses of the tokens' own features.
+      guesses of the tokens' own features, beside what else the net says.
     """
     embeds = self.target.embed(params[_TARGET], tokens)
-    hidden, fresh = self.net.apply(
+    said, fresh = self.net.apply(
         {"params": params[self.part]}, embeds, features, positions, mask,
         cache, past, level)
-    logits = self.logits(params, hidden) if with_logits else None
-    return types.ModelOut(logits, fresh, {HIDDEN: hidden})
+    logits = self.speak(params, said) if with_logits else None
+    return types.ModelOut(logits, fresh, said)
+
+  def speak(self, params, said: Mapping[str, jax.Array]) -> jax.Array:
+    """Logits `f32[B, T, Z]` of what the net said in a forward."""
+    return self.logits(
+        params, said.get(feature_net.SPOKEN, said[HIDDEN]))
+
+  def ahead(self, params, said: Mapping[str, jax.Array]
+            ) -> tuple[jax.Array, jax.Array]:
+    """What a forward says of tokens further on, those between unknown.
+
+    Args:
+      params: by part.
+      said: the taps of the forward.
+
+    Returns:
+      For the tokens 1, 2, ..., K behind the one that follows: guesses of the
+      features before them `f[B, T, K, E]` and their logits `f32[B, T, K, Z]`.
+    """
+    guesses = self.net.apply(
+        {"params": params[self.part]}, said, method="ahead")
+    return guesses, self.logits(params, guesses)
 
   def logits(self, params, hidden) -> jax.Array:
     """Features -> `f32[..., Z]`, rows as `token_ids` lists them."""
@@ -153,11 +187,15 @@ def from_hyper(target: contract.LinenModel, part: str, hyper: dict[str, Any],
   taps = tuple(hyper.pop("taps", ("final",)))
   try:
     config = dataclasses.replace(layer_config(target.config), **layers)
-    make = feature_net.SpecialistNet if "span" in hyper else (
-        feature_net.FeatureNet)
-    net = make(
+    net = _kind(hyper)(
         config, taps, dtype=target.dtype, backend=target.module.backend,
         **hyper)
   except TypeError as error:
     raise ValueError(f"trained part {part!r}: {error}") from error
   return FeatureModel(net, target, part, vocabulary)
+
+
+def _kind(hyper):
+  """The kind of net that has such hyper-parameters."""
+  kinds = [kind for name, kind in _KINDS.items() if name in hyper]
+  return kinds[0] if kinds else feature_net.FeatureNet

@@ -6,7 +6,6 @@ output head of their own. A *pair* i is the feature of token i and token i + 1.
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 from typing import ClassVar
 
@@ -17,54 +16,12 @@ import jax.numpy as jnp
 from spec_jax.core import types
 from spec_jax.models import config as config_lib
 from spec_jax.models import decoder
+from spec_jax.models import fusions
 
-
-class Project(nn.Module):
-  """One linear map of both; what the layers add to and what they read.
-
-  EAGLE-1 (arXiv 2401.15077), Sec. 4.1; embedding first, as in its repository.
-  """
-
-  config: config_lib.DecoderConfig
-  use_bias: bool
-  dtype: jnp.dtype
-
-  @nn.compact
-  def __call__(self, embeds, features):
-    both = jnp.concatenate([embeds, features], axis=-1)
-    x = decoder.Linear((both.shape[-1],), (self.config.d_model,),
-                       self.use_bias, self.dtype, name="project")(both)
-    return x, x
-
-
-class Attend(nn.Module):
-  """The first attention reads both, normalised; the layers add to the feature.
-
-  EAGLE-3 (Li et al. 2025, arXiv 2503.01840), Sec. 3.1 and repository.
-  """
-
-  config: config_lib.DecoderConfig
-  use_bias: bool
-  dtype: jnp.dtype
-  has_normed_residual: ClassVar[bool] = False
-
-  @nn.compact
-  def __call__(self, embeds, features):
-    c = self.config
-    both = [decoder.Norm(c.norm, c.norm_eps, name="embed_norm")(embeds),
-            decoder.Norm(c.norm, c.norm_eps, name="feature_norm")(features)]
-    return jnp.concatenate(both, axis=-1), (
-        both[1] if self.has_normed_residual else features)
-
-
-class AttendNormed(Attend):
-  """The layers add to the normalised feature: `norm_before_residual`."""
-
-  has_normed_residual: ClassVar[bool] = True
-
-
-FUSIONS: Mapping[str, type[nn.Module]] = MappingProxyType({
-    "project": Project, "attend": Attend, "attend_normed": AttendNormed})
+# What a net says of each pair, by name: its guess of the token's feature, and
+# what the output head reads where that is something else.
+HIDDEN = "hidden"
+SPOKEN = "spoken"
 
 
 class FeatureBlock(nn.Module):
@@ -83,16 +40,28 @@ class FeatureBlock(nn.Module):
   dtype: jnp.dtype
   backend: str
 
-  @nn.compact
-  def __call__(self, x, residual, angles, scope, past):
+  def setup(self):
     c = self.config
     if self.has_norm:
-      x = decoder.Norm(c.norm, c.norm_eps, name="attn_norm")(x)
-    out, keys, values = decoder.Attention(
-        c, self.dtype, self.backend, name="attn")(x, angles, scope, past)
+      self.attn_norm = decoder.Norm(c.norm, c.norm_eps)
+    self.attn = decoder.Attention(c, self.dtype, self.backend)
+    self.mlp_norm = decoder.Norm(c.norm, c.norm_eps)
+    self.mlp = self.make_mlp()
+
+  def make_mlp(self) -> nn.Module:
+    """What follows the attention; the network it is part of reads it."""
+    return decoder.FeedForward(self.config, self.dtype)
+
+  def __call__(self, x, residual, angles, scope, past):
+    if self.has_norm:
+      x = self.attn_norm(x)
+    out, keys, values = self.attn(x, angles, scope, past)
     x = residual + out
-    fed = decoder.Norm(c.norm, c.norm_eps, name="mlp_norm")(x)
-    return x + decoder.FeedForward(c, self.dtype, name="mlp")(fed), keys, values
+    return self.feed(x), keys, values
+
+  def feed(self, x):
+    """The second half of the layer."""
+    return x + self.mlp(self.mlp_norm(x))
 
 
 class FeatureNet(nn.Module):
@@ -101,7 +70,7 @@ class FeatureNet(nn.Module):
   Attributes:
     config: of the layers; `d_model` is the width of what is handed on.
     taps: target features it reads; several are mapped to one by `enter`.
-    fusion: by `FUSIONS`.
+    fusion: by `fusions.FUSIONS`.
     use_bias: of "project".
     tap_scale: what several taps are divided by before they are mapped; a
       residual stream may be a hundred times larger than what a step of the
@@ -121,18 +90,20 @@ class FeatureNet(nn.Module):
   dtype: jnp.dtype = jnp.float32
   backend: str = "auto"
   is_parallel: ClassVar[bool] = False
+  # Guesses of later features that one forward gives, and after how many
+  # forwards of a round they may be read.
+  num_ahead: ClassVar[int] = 0
+  num_serial: ClassVar[int] = 1
 
   def setup(self):
     c = self.config
-    if self.fusion not in FUSIONS:
+    if self.fusion not in fusions.FUSIONS:
       raise ValueError(
-          f"fusion={self.fusion!r}, expected one of {tuple(FUSIONS)}.")
+          f"fusion={self.fusion!r}, expected one of {tuple(fusions.FUSIONS)}.")
     if c.positions != "rope":
       raise ValueError(f"positions={c.positions!r}, expected 'rope'.")
-    self.fuse = FUSIONS[self.fusion](c, self.use_bias, self.dtype)
-    self.layers = [
-        FeatureBlock(c, i > 0 and not self.is_parallel, self.dtype,
-                     self.backend) for i in range(c.num_layers)]
+    self.fuse = fusions.FUSIONS[self.fusion](c, self.use_bias, self.dtype)
+    self.layers = [self.make_layer(i) for i in range(c.num_layers)]
     if len(self.taps) > 1:
       self.entry = Entry(c.d_model, self.dtype)
     if self.head_size:
@@ -140,14 +111,19 @@ class FeatureNet(nn.Module):
       self.head = self.param("head", nn.initializers.normal(0.02),
                              (self.head_size, c.d_model), jnp.float32)
 
+  def make_layer(self, index: int) -> nn.Module:
+    """The layer of that number, from 0."""
+    return FeatureBlock(self.config, index > 0 and not self.is_parallel,
+                        self.dtype, self.backend)
+
   def __call__(self, embeds, features, positions, mask, cache=None, past=None,
                level=None):
     """Runs fresh pairs against a read-only cache of earlier ones.
 
     Args:
       embeds: `f[B, T, E]`, of the tokens.
-      features: `f[B, T, E]`, of the token before each, from `enter` or from
-        this network.
+      features: `f[B, T, E]`, of the token before each, from `enter`; or all
+        that this network said of it.
       positions: `i32[B, T]`, of the features.
       mask: `bool[B, T, F]`, see `core.protocols.TargetModel`.
       cache: of committed pairs, or None.
@@ -155,20 +131,28 @@ class FeatureNet(nn.Module):
       level: of the tokens below the root; None of committed pairs.
 
     Returns:
-      `f[B, T, E]`, guesses of the features of the tokens, and `types.FreshKV`.
+      What it says of the tokens by name, each `[B, T, ...]`, under `HIDDEN`
+      guesses of their features `f[B, T, E]`; and `types.FreshKV`.
     """
     del level
-    x, residual = self.fuse(embeds.astype(self.dtype),
-                            features.astype(self.dtype))
+    fused, residual = self.fuse(embeds.astype(self.dtype),
+                                guess_of(features).astype(self.dtype))
+    x = fused
     angles = decoder.angles_of(self.config, positions)
     keys, values = [], []
     for i, layer in enumerate(self.layers):
-      x, k, v = layer(x, residual, angles, *_surroundings(
+      x, k, v = layer(x, residual, angles, *surroundings(
           i, positions, mask, cache, past))
       residual = x
       keys.append(k)
       values.append(v)
-    return x, types.FreshKV(tuple(keys), tuple(values), positions)
+    return self.say(x, fused, features), types.FreshKV(
+        tuple(keys), tuple(values), positions)
+
+  def say(self, x, fused, features) -> dict[str, jax.Array]:
+    """What is said, given the last layer's output, the fusion's, the input."""
+    del fused, features
+    return {HIDDEN: x}
 
   def enter(self, features):
     """The target's features by tap -> what a pair holds, `f[B, T, E]`."""
@@ -178,10 +162,16 @@ class FeatureNet(nn.Module):
         [features[name].astype(self.dtype) for name in self.taps], axis=-1)
                       / jnp.asarray(self.tap_scale, self.dtype))
 
+  def ahead(self, said: dict[str, jax.Array]) -> jax.Array:
+    """Guesses of features further ahead, `f[B, T, K, E]`, if there are any."""
+    raise NotImplementedError
+
   def everything(self, embeds, features, positions, mask):
     """Uses every parameter once; what `init` traces."""
-    x, _ = self(embeds, self.enter(features), positions, mask)
-    return self.logits(x) if self.head_size else x
+    said, _ = self(embeds, self.enter(features), positions, mask)
+    if self.num_ahead:
+      self.ahead(said)
+    return self.logits(said[HIDDEN]) if self.head_size else said
 
   def logits(self, x):
     """Features `f[..., E]` -> `f32[..., head_size]`."""
@@ -191,50 +181,12 @@ class FeatureNet(nn.Module):
         preferred_element_type=jnp.float32)
 
 
-class SpecialistNet(FeatureNet):
-  """A layer for each stretch of levels, all reading what the fusion says.
-
-  PosS (Huang et al. 2025, arXiv 2506.03566), Sec. 3: guesses are the less
-  reliable the deeper they are, and each specialist learns one range of that.
-  Each has keys and values of all committed pairs and of the nodes above its
-  own; layers of levels that have passed are not run.
-
-  Attributes:
-    span: levels per specialist; `config.num_layers` of them.
-  """
-
-  span: int = 1
-  is_parallel: ClassVar[bool] = True
-
-  def __call__(self, embeds, features, positions, mask, cache=None, past=None,
-               level=None):
-    """As `FeatureNet`; committed pairs get the guesses of the first."""
-    x, residual = self.fuse(embeds.astype(self.dtype),
-                            features.astype(self.dtype))
-    angles = decoder.angles_of(self.config, positions)
-    last = self.config.num_layers - 1
-    chosen = 0 if level is None else jnp.minimum(level // self.span, last)
-    shape = (x.shape[0], self.config.num_kv_heads, x.shape[1],
-             self.config.head_dim)
-    nothing = jnp.zeros(shape, self.dtype)
-    guess, keys, values = residual, [], []
-    for i, layer in enumerate(self.layers):
-      around = _surroundings(i, positions, mask, cache, past)
-      run = lambda m, x, i=i, around=around: m.layers[i](
-          x, residual, angles, *around)
-      if level is None or self.is_initializing():
-        out, k, v = layer(x, residual, angles, *around)
-      else:
-        out, k, v = nn.cond(
-            i >= chosen, run, lambda m, x: (residual, nothing, nothing), self,
-            x)
-      guess = jnp.where(chosen == i, out, guess)
-      keys.append(k)
-      values.append(v)
-    return guess, types.FreshKV(tuple(keys), tuple(values), positions)
+def guess_of(features: Any) -> jax.Array:
+  """The features among what a net was given, see `FeatureNet.__call__`."""
+  return features[HIDDEN] if isinstance(features, Mapping) else features
 
 
-def _surroundings(layer, positions, mask, cache, past):
+def surroundings(layer, positions, mask, cache, past):
   """What the attention of a layer may look at."""
   scope = decoder.Scope(
       mask, decoder.prefix_of(cache, layer), positions, window=0)

@@ -8,6 +8,7 @@ time test). A target judges chains from every column in the same way.
 """
 
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -61,9 +62,7 @@ def run(model: feature_model.FeatureModel, params: Any, tokens: jax.Array,
         past=past, level=step or None)
     outs.append(out)
     past = out.fresh if past is None else past.then(out.fresh)
-    inputs = out.taps[feature_model.HIDDEN]
-    if is_detached:
-      inputs = jax.lax.stop_gradient(inputs)
+    inputs = jax.lax.stop_gradient(out.taps) if is_detached else out.taps
     current = shifted(tokens, step + 2, width) if choose_fn is None else (
         choose_fn(step, out))
   return outs
@@ -89,7 +88,8 @@ def accepted(model: feature_model.FeatureModel, params: Any,
   """Which greedy drafts a target that decodes greedily would accept.
 
   As a round of decoding at temperature 0 with a chain of `depth` drafts says
-  it for the prefixes of 2, 3, ... tokens of each text.
+  it for the prefixes of 2, 3, ... tokens of each text. A net that speaks for
+  tokens ahead does so for as many as there may be.
 
   Args:
     model: the net.
@@ -106,22 +106,50 @@ def accepted(model: feature_model.FeatureModel, params: Any,
 
   def choose(step, out):
     del step
-    ids = model.token_ids(params)
-    best = jnp.argmax(out.logits, axis=-1).astype(jnp.int32)
-    drafts.append(best if ids is None else ids[best])
+    drafts.append(best_tokens(model, params, out.logits))
     return drafts[-1]
 
-  run(model, params, tokens, model.enter(params, text.taps), depth, choose)
+  num_ahead = min(model.net.num_ahead, depth - model.net.num_serial)
+  outs = run(model, params, tokens, model.enter(params, text.taps),
+             depth - num_ahead, choose)
+  if num_ahead:
+    ahead = best_tokens(model, params, model.ahead(params, outs[-1].taps)[1])
+    drafts += [ahead[:, :, place] for place in range(num_ahead)]
+  return judged(model.target, own, text, drafts)
+
+
+def judged(target: Any, params: Any, text: types.ModelOut,
+           drafts: Sequence[jax.Array]) -> jax.Array:
+  """Which drafts a target that decodes greedily accepts, from every column.
+
+  Args:
+    target: the model.
+    params: of it.
+    text: what it says of texts of T tokens.
+    drafts: D times `i32[B, T - 1]`, column c the draft for token c + 2 and the
+      ones behind it.
+
+  Returns:
+    `bool[B, T - 1, D]`, whether draft d was accepted, those before included.
+  """
   wanted = jnp.argmax(text.logits[:, 1:], axis=-1)
   hits, past = [drafts[0] == wanted], text.fresh
   batch, width = wanted.shape
   positions = jnp.broadcast_to(
       jnp.arange(width, dtype=jnp.int32)[None] + 1, (batch, width))
-  for step in range(1, depth):
-    mask = seen(width, tokens.shape[1], step, 1)
-    out = model.target.forward(
-        own, drafts[step - 1], positions + step,
+  for step in range(1, len(drafts)):
+    mask = seen(width, width + 1, step, 1)
+    out = target.forward(
+        params, drafts[step - 1], positions + step,
         jnp.broadcast_to(mask, (batch,) + mask.shape[1:]), past=past)
     past = past.then(out.fresh)
     hits.append(hits[-1] & (drafts[step] == jnp.argmax(out.logits, axis=-1)))
   return jnp.stack(hits, axis=-1)
+
+
+def best_tokens(model: feature_model.FeatureModel, params: Any,
+                logits: jax.Array) -> jax.Array:
+  """The most likely tokens, `i32[...]`, of a net's logits `f32[..., Z]`."""
+  ids = model.token_ids(params)
+  best = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+  return best if ids is None else ids[best]

@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from spec_jax.core import types
 from spec_jax.models import contract
 from spec_jax.models import feature_model
+from spec_jax.training import alignment
 from spec_jax.training import columns
 from spec_jax.training import loop
 from spec_jax.training import optimizers
@@ -42,6 +44,12 @@ class FeatureRecipe:
     is_detached: whether a step's guess is a constant to the next one.
     feature_weight: of SmoothL1 of the features, a mean over their width.
     law_weight: of the cross-entropy from the target's law.
+    ahead_weights: of what the net says of tokens further ahead, one for each
+      of these; both terms above are taken times it.
+    align_weight: of the agreement of steps, see `training.alignment`.
+    temperature: of that.
+    router_weight: of the cross-entropy of a grouped model's router from the
+      target's law over groups; it has no part in what the net learns.
     noise: amplitude of uniform noise on the target's features that are read.
     vocabulary: tokens of a net with a head of its own, at most.
     judged_windows: of held-out text, continued by the target.
@@ -62,6 +70,10 @@ class FeatureRecipe:
   is_detached: bool = False
   feature_weight: float = 1.0
   law_weight: float = 0.1
+  ahead_weights: tuple[float, ...] = ()
+  align_weight: float = 0.0
+  temperature: float = 0.1
+  router_weight: float = 0.0
   noise: float = 0.1
   vocabulary: int = 768
   judged_windows: int = 16
@@ -126,7 +138,8 @@ def near_identity(params: Any, scale: float = 0.1) -> Any:
       return (scale * leaf).at[-leaf.shape[1]:].add(
           jnp.eye(leaf.shape[1], dtype=leaf.dtype))
     is_small = names[-2:] in (
-        ["out", "kernel"], ["down", "kernel"], ["entry", "kernel"])
+        ["out", "kernel"], ["down", "kernel"], ["entry", "kernel"],
+        ["guess", "kernel"], ["speech", "kernel"])
     return scale * leaf if is_small else leaf
 
   return jax.tree_util.tree_map_with_path(shrink, params)
@@ -158,19 +171,37 @@ def objective(options: FeatureRecipe, model: feature_model.FeatureModel,
   outs = columns.run(
       model, known, tokens, features, options.steps,
       is_detached=options.is_detached)
-  width = tokens.shape[1] - 1
+  at = lambda array, by: columns.shifted(array, by, tokens.shape[1] - 1)
   total, metrics = 0.0, {}
   for step, out in enumerate(outs):
-    at = lambda a, by=step + 1: columns.shifted(a, by, width)
-    is_real = jnp.arange(width) < width - step
-    parts = step_losses(
-        options, model, known, out, at(p_logits), at(taps[_WANTED]),
-        is_real[None])
-    total += options.step_decay ** step * (
-        options.feature_weight * parts["feature"]
-        + options.law_weight * parts["law"])
-    metrics |= {f"{name}_{step + 1}": value for name, value in parts.items()}
+    for ahead, (weight, said) in enumerate(
+        _guesses(options, model, known, step, out)):
+      by = step + ahead + 1
+      is_real = jnp.arange(out.logits.shape[1]) < out.logits.shape[1] + 1 - by
+      parts = step_losses(options, model, known, said, at(p_logits, by),
+                          at(taps[_WANTED], by), is_real[None])
+      total += options.step_decay ** step * weight * (
+          options.feature_weight * parts["feature"]
+          + options.law_weight * parts["law"]
+          + options.router_weight * parts.get("router", 0.0))
+      name = f"{step + 1}" + f"_ahead_{ahead}" * bool(ahead)
+      metrics |= {f"{key}_{name}": value for key, value in parts.items()}
+  if options.align_weight:
+    metrics["contrast"] = alignment.contrast(
+        [out.taps[feature_model.HIDDEN] for out in outs], options.temperature)
+    total += options.align_weight * metrics["contrast"]
   return total, metrics
+
+
+def _guesses(options, model, params, step, out):
+  """What a forward says of the next feature and of later ones, weighted."""
+  yield 1.0, out
+  if options.ahead_weights and step + 1 >= model.net.num_serial:
+    guesses, logits = model.ahead(params, out.taps)
+    for ahead, weight in enumerate(options.ahead_weights):
+      yield weight, types.ModelOut(
+          logits[:, :, ahead], None,
+          {feature_model.HIDDEN: guesses[:, :, ahead]})
 
 
 def step_losses(options, model, params, out, p_logits, features, is_real):
@@ -187,7 +218,7 @@ def step_losses(options, model, params, out, p_logits, features, is_real):
   own = jnp.argmax(out.logits, axis=-1)
   own = own if ids is None else ids[own]
   mean = lambda a, where: jnp.where(where, a, 0).sum() / (
-      is_real.sum() * a.shape[0])
+      jnp.broadcast_to(is_real, a.shape).sum())
   law = optax.softmax_cross_entropy(out.logits, jax.nn.softmax(p_logits))
   parts = {"law": mean(law, in_reach),
            "agreement": mean((own == best).astype(jnp.float32), is_real)}
@@ -197,17 +228,24 @@ def step_losses(options, model, params, out, p_logits, features, is_real):
     distance = optax.huber_loss(
         wide(out.taps[feature_model.HIDDEN]), wide(features))
     parts["feature"] = mean(distance.mean(-1), is_real)
+  if options.router_weight:
+    hidden = jax.lax.stop_gradient(out.taps[feature_model.HIDDEN])
+    parts["router"] = mean(optax.softmax_cross_entropy(
+        model.route(params, hidden),
+        model.group_law(params, jax.nn.softmax(p_logits))), is_real)
   return parts
 
 
 def evaluator(options: FeatureRecipe, model: feature_model.FeatureModel,
-              frozen: Any, windows: np.ndarray, batch: int = 8
+              frozen: Any, windows: np.ndarray, batch: int = 8,
+              accepted_fn: Callable[..., jax.Array] = columns.accepted
               ) -> Callable[[Any], dict[str, float]]:
   """`params -> metrics` on held-out windows `u16[n, length]`.
 
   "accept_d" is the share of prefixes at which a greedy chain of drafts is
   accepted up to its d-th by a target that decodes greedily, and
-  "tokens_per_call" one more than their sum; see `columns.accepted`.
+  "tokens_per_call" one more than their sum; see `columns.accepted`, or what
+  is given in its place.
   """
   batch = min(batch, len(windows))
   judged = windows[:len(windows) // batch * batch].astype(np.int32)
@@ -215,7 +253,7 @@ def evaluator(options: FeatureRecipe, model: feature_model.FeatureModel,
   @jax.jit
   def measure(params, frozen, tokens):
     known = {**frozen, model.part: {**frozen.get(model.part, {}), **params}}
-    return columns.accepted(
+    return accepted_fn(
         model, known, tokens, options.judged_depth).astype(
             jnp.float32).mean((0, 1))
 

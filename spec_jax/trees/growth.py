@@ -132,7 +132,7 @@ def extend(policy: Policy, growth: Growth, frontier: Frontier, law: jax.Array,
   """Adds the children of the frontier as level `level`, from 0.
 
   Args:
-    policy: static.
+    policy: static; of the budget that `growth` was started with.
     growth: of the levels before.
     frontier: the nodes whose laws came; W of them, or the root alone.
     law: `f[B, W, V]`.
@@ -149,7 +149,7 @@ def extend(policy: Policy, growth: Growth, frontier: Frontier, law: jax.Array,
   may_grow = frontier.exists & growth.is_growing[:, None]
   scores = jnp.where(may_grow[:, :, None], scores, -jnp.inf)
   most = tokens.shape[2]
-  num_kept = remembered(policy)
+  num_kept = growth.tokens.shape[2]
   # Ties go to the lower place: to the parent that is better, then to the
   # sibling drawn first.
   best, flat = jax.lax.top_k(

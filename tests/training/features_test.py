@@ -11,7 +11,7 @@ import pytest
 
 from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import types
-from spec_jax.drafters import feature_drafter
+from spec_jax.drafters import ahead_drafter
 from spec_jax.models import feature_model
 from spec_jax.training import columns
 from spec_jax.training import data
@@ -25,10 +25,17 @@ from tests import toy
 PART = "net"
 OWN_HEAD = {"taps": (0, 1, 2), "fusion": "attend", "head_size": 8}
 SPECIALISTS = {"layers": {"num_layers": 3}, "span": 1}
+EXPERTS = {"num_experts": 2}
+HYBRID = {"layers": {"num_layers": 2}, "num_heads": 2}
+SPLIT = {"fusion": "sample", "is_split": True}
 IDS = jnp.asarray([0, 1, 3, 4, 6, 7, 9, 11], jnp.int32)
 OPTIONS = features.FeatureRecipe(
     num_steps=120, batch=8, length=16, learning_rate=1e-2, noise=0.02,
     judged_depth=3, dtype="float32")
+AHEAD = dataclasses.replace(OPTIONS, hyper=EXPERTS, ahead_weights=(0.5,))
+SERIAL = dataclasses.replace(
+    OPTIONS, hyper=HYBRID, steps=2, ahead_weights=(.5, .25))
+PARTED = dataclasses.replace(OPTIONS, hyper=SPLIT)
 LAW_ALONE = dataclasses.replace(
     OPTIONS, hyper=OWN_HEAD, feature_weight=0.0, law_weight=1.0, steps=3,
     noise=0.0)
@@ -62,7 +69,8 @@ def texts(rows=64, length=16):
   return found.astype(np.uint16)
 
 
-@pytest.mark.parametrize("hyper", [{}, OWN_HEAD, SPECIALISTS], ids=str)
+@pytest.mark.parametrize("hyper", [
+    {}, OWN_HEAD, SPECIALISTS, EXPERTS, HYBRID, SPLIT], ids=str)
 def test_columns_are_drafts_from_every_prefix(hyper):
   """The diagonal of keys is really running from each column."""
   model = model_of(hyper)
@@ -82,15 +90,21 @@ def test_columns_are_drafts_from_every_prefix(hyper):
           outs[step].logits[row, column], wanted[step], atol=1e-4)
 
 
-@pytest.mark.parametrize("options", [OPTIONS, LAW_ALONE], ids=["1", "3"])
+@pytest.mark.parametrize("options", [
+    OPTIONS, LAW_ALONE, AHEAD, SERIAL, PARTED],
+                         ids=["1", "3", "ahead", "serial", "parted"])
 def test_measured_acceptance_is_that_of_decoding(options):
+  assert_measured_is_decoded(model_of(options.hyper), {
+      **frozen(), PART: {**trained(options), "token_ids": IDS}})
+
+
+def assert_measured_is_decoded(model, params, depth=3):
   """One round of decoding from every prefix, at temperature 0."""
-  depth, model = 3, model_of(options.hyper)
-  params = {**frozen(), PART: {**trained(options), "token_ids": IDS}}
   tokens = texts(2, 12).astype(np.int32)
   found = np.asarray(columns.accepted(model, params, tokens, depth))
-  drafter = feature_drafter.GrownFeatureDrafter(
-      model, likelihood.MostLikely(depth + 1, 1, depth, 1))
+  drafter = ahead_drafter.AheadFeatureDrafter(
+      model, likelihood.MostLikely(depth + 1, 1, depth, 1),
+      num_ahead=min(model.net.num_ahead, depth - model.net.num_serial))
   system = rounds.compose(drafter, model.target, sampling_lib.GREEDY)
   prefixes = [text[:size] for text in tokens for size in range(2, 13)]
   played = rounds.play(
@@ -163,15 +177,18 @@ def trained(options):
   with tempfile.TemporaryDirectory() as folder:
     return loop.fit(
         features.recipe(options, model_of(options.hyper)),
-        data.Rows(texts(), options.batch), frozen=frozen(bool(options.hyper)),
+        data.Rows(texts(), options.batch),
+        frozen=frozen("head_size" in options.hyper),
         num_steps=options.num_steps, folder=folder)
 
 
-@pytest.mark.parametrize("options", [OPTIONS, LAW_ALONE], ids=["1", "3"])
+@pytest.mark.parametrize("options", [
+    OPTIONS, LAW_ALONE, AHEAD, SERIAL, PARTED],
+                         ids=["1", "3", "ahead", "serial", "parted"])
 def test_training_raises_acceptance(options):
   model = model_of(options.hyper)
   evaluate = features.evaluator(
-      options, model, frozen(bool(options.hyper)), texts(80)[64:])
+      options, model, frozen("head_size" in options.hyper), texts(80)[64:])
   recipe = features.recipe(options, model)
   before = evaluate(recipe.init(jax.random.key(0)))
   after = evaluate(trained(options))
