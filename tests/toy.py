@@ -14,10 +14,13 @@ from spec_jax.controllers import decision
 from spec_jax.controllers import learned
 from spec_jax.controllers import length_predictor
 from spec_jax.executors import decoding
+from spec_jax.models import chimera
 from spec_jax.models import clover_heads
 from spec_jax.models import config as config_lib
 from spec_jax.models import contract
+from spec_jax.models import early_exit
 from spec_jax.models import feature_model
+from spec_jax.models import glide
 from spec_jax.models import ngram
 from spec_jax.models import recurrent_heads
 from spec_jax.models import token_heads
@@ -67,6 +70,7 @@ def bundle(end_of_text=None, draft_noise=0.25) -> ToyBundle:
 # Trained parts of systems, here with random parameters.
 HEADS = {"specdec_pp": {"num_blocks": 1}, "mcsd_improved": {"widths": (8,)},
          "cs_drafting": {}, "medusa_1": {"num_heads": 4},
+         "koala": {"num_heads": 4, "num_layers": 2},
          "hydra": {"num_heads": 4},
          "hydra_pp": {"num_heads": 4, "num_layers": 2, "dropout": 0.2},
          "recurrent_drafter": {"num_layers": 1}, "bpd": {"hidden": 8},
@@ -74,10 +78,15 @@ HEADS = {"specdec_pp": {"num_blocks": 1}, "mcsd_improved": {"widths": (8,)},
          "token_embedding_speculator": {"inner": 8, "scales_input": True},
          "eagle_2": {}, "fr_spec": {}, "vocab_trim": {},
          "ada_eagle": {"num_blocks": 1},
+         "kangaroo": {"exit_layer": 1, "has_feed_forward": False},
+         "eesd": {"exit_layer": 1}, "chimera": {},
+         "glide": {"d_model": 8, "num_heads": 2, "num_kv_heads": 1,
+                   "head_dim": 4, "d_ff": 12, "embed_scale": 50.0},
          "poss": {"layers": {"num_layers": 2}, "span": 1},
          "eagle_3": {"taps": (0, 1, 2), "fusion": "attend", "head_size": 8}}
 # Which of them are heads on the target's features, and what encodes these.
 TOKEN_HEADS = {"medusa_1": (token_heads.MedusaHeads, 0),
+               "koala": (token_heads.MedusaHeads, 0),
                "hydra": (token_heads.HydraHeads, 0),
                "hydra_pp": (token_heads.HydraHeads, 1),
                "recurrent_drafter": (recurrent_heads.RecurrentHead, 0),
@@ -105,8 +114,14 @@ def head_params(vocab_size=VOCAB):
   target = contract.decoder_model(config())
   nets = {name: feature_model.from_hyper(target, name, HEADS[name])
           for name in ("eagle_2", "eagle_3", "poss")}
+  nets |= {name: early_exit.from_hyper(target, name, HEADS[name]).adapter
+           for name in ("kangaroo", "eesd")}
+  reader = contract.decoder_model(config(vocab_size=vocab_size))
+  nets["glide"] = glide.from_hyper(reader, HEADS["glide"])
+  nets["chimera"] = chimera.from_hyper(reader, "chimera", HEADS["chimera"])
   params |= {name: jax.jit(net.init)(jax.random.key(4))
              for name, net in nets.items()}
+  params["chimera"] = noisy(params["chimera"])
   for name, ids in TOKEN_IDS.items():
     params[name] = {**params.get(name, {}),
                     "token_ids": jnp.asarray(ids, jnp.int32)}
@@ -133,11 +148,7 @@ def token_head_params(name, vocab_size=VOCAB):
   if num_layers:
     encoder = token_heads.encoder_of(model, num_layers)
     params["encoder"] = jax.jit(encoder.init)(jax.random.key(6))
-  leaves, structure = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(7), len(leaves))
-  params = jax.tree.unflatten(structure, [
-      leaf + 0.3 * jax.random.normal(key, leaf.shape)
-      for leaf, key in zip(leaves, keys)])
+  params = noisy(params)
   # The target's table is small; without this, drafted tokens hardly matter.
   for part, first in [(key, model.config.d_model) for key in params["heads"]
                       if "hydra" in name] + [("read", 0)]:
@@ -145,6 +156,15 @@ def token_head_params(name, vocab_size=VOCAB):
       kernel = params["heads"][part]["kernel"]
       params["heads"][part]["kernel"] = kernel.at[first:].mul(50.0)
   return params
+
+
+def noisy(params, scale=0.3):
+  """So that what training starts at zero says something."""
+  leaves, structure = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(7), len(leaves))
+  return jax.tree.unflatten(structure, [
+      leaf + scale * jax.random.normal(key, leaf.shape)
+      for leaf, key in zip(leaves, keys)])
 
 
 def sharpen(params, factor=30.0):

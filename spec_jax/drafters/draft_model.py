@@ -100,6 +100,17 @@ class DraftModel(level_drafter.LevelDrafter):
         tuple(start + i for i, count in enumerate(level) if count)
         for start, level in zip(self.level_starts, self.counts))
 
+  def handed_down(self, above, level):
+    """What each fed node gets of its parent; None of models without."""
+    if level_drafter.HIDDEN not in above.taps:
+      return None
+    # Above are the nodes with children.
+    counts = np.asarray([n for n in self.counts[level - 1] if n])
+    parents = np.repeat(np.arange(counts.size), counts)
+    with_children = np.flatnonzero(self.counts[level])
+    return level_drafter.pick(
+        above.taps[level_drafter.HIDDEN], parents[with_children])
+
   def grower(self, ctx, sampling):
     return _Grower(self, ctx, sampling)
 
