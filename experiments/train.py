@@ -32,6 +32,7 @@ from spec_jax.evaluation import curves
 from spec_jax.evaluation import report
 from spec_jax.models import bundle as bundle_lib
 from spec_jax.models import contract
+from spec_jax.models import part_file
 from spec_jax.systems import registration
 from spec_jax.training import data
 from spec_jax.training import loop
@@ -122,6 +123,9 @@ def define(values: flags.FlagValues) -> None:
                       " name or folder.", flag_values=values)
   flags.DEFINE_bool("install", False, "With --system: put the trained part into"
                     " the bundle itself.", flag_values=values)
+  flags.DEFINE_enum("bits", "16", ["16", "8"], "With --system: of a weight in"
+                    " the file; with 8 it drafts almost as well.",
+                    flag_values=values)
   flags.DEFINE_integer("steps", None, "With --system: optimiser steps; default:"
                        " the recipe's, about ten minutes on two cores.",
                        lower_bound=1, flag_values=values)
@@ -174,12 +178,14 @@ def train_part(values) -> int:
   name = values.system
   texts = [text for _, text in corpus.heldout]
   train = data.pack(tokenizer, corpus.train)
+  made_for = bundle_lib.fingerprint(home)
 
   def own(options, stream, temperatures=_OWN_TEMPERATURES):
-    # Systems trained in one folder share the texts.
+    # Systems trained for one target in one folder share the texts.
     how = "_".join(f"{t:g}" for t in temperatures)
     path = folder / (
-        f"own_{'train' if stream is train else 'heldout'}_{values.seed}_"
+        f"own_{'train' if stream is train else 'heldout'}_{made_for[:8]}_"
+        f"{values.seed}_"
         f"{options.own_windows}x{options.length}_at_{how}.npy")
     return own_text(path, options, bundle.target, bundle.params["target"],
                     stream, values.seed, temperatures)
@@ -193,7 +199,8 @@ def train_part(values) -> int:
           ("own_windows", values.own_windows)) if value is not None},
       progress=functools.partial(progress, name)))
   for place in [folder] + [home] * values.install:
-    print(bundle_lib.save_head(place, name, hyper, params))
+    print(part_file.write(place, name, hyper, params,
+                          made_for, int(values.bits)))
   return 0
 
 

@@ -56,15 +56,20 @@ def config(num_layers=2, **overrides):
 def bundle(end_of_text=None, draft_noise=0.25) -> ToyBundle:
   """A random target and a draft: the target's weights with noise."""
   model = contract.decoder_model(config())
+  return ToyBundle(model, {"draft": model},
+                   {**_pair_params(draft_noise), **head_params()},
+                   end_of_text, heads=HEADS)
+
+
+@functools.cache
+def _pair_params(draft_noise):
+  model = contract.decoder_model(config())
   params = sharpen(jax.jit(model.init)(jax.random.key(1)))
   leaves, structure = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(2), len(leaves))
   noisy = [leaf + draft_noise * leaf.std() * jax.random.normal(k, leaf.shape)
            for leaf, k in zip(leaves, keys)]
-  draft = jax.tree.unflatten(structure, noisy)
-  return ToyBundle(model, {"draft": model},
-                   {"target": params, "draft": draft, **head_params()},
-                   end_of_text, heads=HEADS)
+  return {"target": params, "draft": jax.tree.unflatten(structure, noisy)}
 
 
 # Trained parts of systems, here with random parameters.
@@ -99,6 +104,7 @@ TOKEN_IDS = {"eagle_3": (0, 1, 2, 4, 5, 7, 10, 11),
              "fr_spec": (0, 1, 3, 4, 5, 8, 10), "vocab_trim": (1, 2, 6, 9, 10)}
 
 
+@functools.cache
 def head_params(vocab_size=VOCAB):
   features = jnp.zeros((1, config().d_model))
   networks = {
@@ -140,7 +146,7 @@ def token_head_params(name, vocab_size=VOCAB):
   kind, num_layers = TOKEN_HEADS[name]
   model = contract.decoder_model(config(vocab_size=vocab_size))
   network = kind.for_target(model, **HEADS[name])
-  ends = contract.Ends(model, model.init(jax.random.key(4)))
+  ends = contract.Ends(model, jax.jit(model.init)(jax.random.key(4)))
   shape = (1, network.num_levels or 3)
   params = {"heads": jax.jit(lambda key: network.init(
       key, jnp.zeros((1, model.config.d_model)),

@@ -53,8 +53,8 @@ def draft_heads(options: token_heads.TokenHeadRecipe, run: run_lib.Run
 
 
 # Draft heads by system. Four levels: the depth of the published trees. Heads
-# that a bundle is to hold end in the target's output head: with one of their own
-# each, as published, they would weigh more than the target.
+# that a bundle is to hold end in the target's output head: with one of their
+# own each, as published, they would weigh more than the target.
 HEADS: MappingProxyType[str, token_heads.TokenHeadRecipe] = MappingProxyType({
     "medusa_1": token_heads.TokenHeadRecipe(
         networks.MedusaHeads,

@@ -2,7 +2,7 @@
 
 On disk: `bundle.json` (configs), one 16-bit safetensors file per model,
 `tokenizer.json` and `prompts.jsonl`; further trained parts of systems, one
-`heads/NAME.safetensors` each, which carries its own hyper-parameters.
+`heads/NAME.safetensors` each, see `models.part_file`.
 """
 
 import dataclasses
@@ -14,17 +14,17 @@ from typing import Any
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
-import numpy as np
 import safetensors.numpy
 
 from spec_jax.models import checkpoint
 from spec_jax.models import config as config_lib
 from spec_jax.models import contract
+from spec_jax.models import part_file
 from spec_jax.models import tokenizer as tokenizer_lib
 
 SHIPPED = pathlib.Path(__file__).parent.parent / "data"
 _CONFIG, _TOKENIZER, _PROMPTS = "bundle.json", "tokenizer.json", "prompts.jsonl"
-_HEADS, _HYPER = "heads", "hyper_parameters"
+_TARGET_FILE = "target.safetensors"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,9 +97,9 @@ def load_bundle(name_or_path: str | os.PathLike,
     models[model_name] = model
     params[model_name] = _read_params(
         folder / f"{model_name}.safetensors", model, dtype)
-  heads = {}
-  for path in sorted((folder / _HEADS).glob("*.safetensors")):
-    heads[path.stem], params[path.stem] = read_head(path)
+  heads, made_for = {}, fingerprint(folder)
+  for path in sorted((folder / part_file.FOLDER).glob("*.safetensors")):
+    heads[path.stem], params[path.stem] = part_file.read(path, made_for)
   return Bundle(
       name=description["name"], target=models.pop("target"), models=models,
       params=params, heads=heads,
@@ -118,6 +118,11 @@ def folder_of(name_or_path: str | os.PathLike) -> pathlib.Path:
       f"{name_or_path!r} is neither a shipped bundle"
       f" ({', '.join(shipped_names()) or 'none'}) nor a folder with"
       f" {_CONFIG}.")
+
+
+def fingerprint(folder: str | os.PathLike) -> str:
+  """Of the target of the bundle in `folder`; parts are made for one."""
+  return part_file.fingerprint(pathlib.Path(folder) / _TARGET_FILE)
 
 
 def from_hf(target: str | os.PathLike, draft: str | os.PathLike | None = None,
@@ -166,49 +171,8 @@ def save(folder: str | os.PathLike, name: str,
   (folder / _CONFIG).write_text(json.dumps(description, indent=1))
 
 
-def save_head(folder: str | os.PathLike, name: str, hyper: dict[str, Any],
-              params: Any) -> pathlib.Path:
-  """Adds a trained part to the bundle in `folder`; returns its file.
-
-  Args:
-    folder: of the bundle; a part of that name is replaced.
-    name: what systems ask for.
-    hyper: hyper-parameters, JSON values.
-    params: a pytree of dictionaries.
-  """
-  path = pathlib.Path(folder) / _HEADS / f"{name}.safetensors"
-  path.parent.mkdir(parents=True, exist_ok=True)
-  _write_params(path, params, {_HYPER: json.dumps(hyper)})
-  return path
-
-
-def read_head(path: pathlib.Path) -> tuple[dict[str, Any], Any]:
-  """Hyper-parameters and parameters, in 32 bits, of a trained part.
-
-  Raises:
-    ValueError: if the file is broken or carries no hyper-parameters.
-  """
-  try:
-    with safetensors.safe_open(path, "np") as file:
-      hyper = json.loads((file.metadata() or {})[_HYPER])
-      wide = lambda a: jnp.asarray(a, np.int32 if np.issubdtype(
-          a.dtype, np.integer) else np.float32)
-      flat = {key: wide(file.get_tensor(key)) for key in file.keys()}
-  except (OSError, safetensors.SafetensorError, KeyError,
-          json.JSONDecodeError) as error:
-    raise ValueError(
-        f"{path}: expected a safetensors file whose metadata holds"
-        f" {_HYPER!r}: {error}") from error
-  return hyper, traverse_util.unflatten_dict(flat, sep="/")
-
-
-def _write_params(path, tree, metadata=None):
-  flat = traverse_util.flatten_dict(jax.device_get(tree), sep="/")
-  narrow = lambda a: a if np.issubdtype(a.dtype, np.integer) else (
-      a.astype(np.float16))
-  safetensors.numpy.save_file(
-      {key: narrow(np.asarray(value)) for key, value in flat.items()}, path,
-      metadata)
+def _write_params(path, tree):
+  safetensors.numpy.save_file(part_file.flat_16_bits(tree), path)
   path.chmod(0o644)  # safetensors makes files that only their owner reads.
 
 

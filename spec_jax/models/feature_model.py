@@ -123,9 +123,13 @@ def layer_config(target: config_lib.DecoderConfig, num_layers: int = 1
 def three_depths(num_layers: int) -> tuple[int, int, int]:
   """EAGLE-3's taps: what enters the layers 2, M / 2 and M - 3 of M.
 
-  From the repository of arXiv 2503.01840; layers count from 0.
+  From the repository of arXiv 2503.01840; layers count from 0. Where M is too
+  small for that to be three depths, what leaves the thirds of the layers.
   """
-  return min(2, num_layers), num_layers // 2, max(0, num_layers - 3)
+  taps = 2, num_layers // 2, num_layers - 3
+  if taps[0] < taps[1] < taps[2]:
+    return taps
+  return -(-num_layers // 3), -(-2 * num_layers // 3), num_layers
 
 
 def from_hyper(target: contract.LinenModel, part: str, hyper: dict[str, Any],

@@ -5,6 +5,7 @@ import pytest
 
 from spec_jax.models import bundle as bundle_lib
 from spec_jax.models import contract
+from spec_jax.models import part_file
 from spec_jax.training import data
 from tests import toy
 
@@ -31,5 +32,6 @@ def tiny(tmp_path_factory):
       {"target": params, "draft": draft}, folder / "source.json",
       [{"prompt": text, "source": "test"} for text in _TEXTS])
   for name, params in toy.head_params(config.vocab_size).items():
-    bundle_lib.save_head(folder, name, toy.HEADS[name], params)
+    part_file.write(folder, name, toy.HEADS[name], params,
+                    bundle_lib.fingerprint(folder))
   return str(folder)

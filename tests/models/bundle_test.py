@@ -11,6 +11,7 @@ import safetensors.numpy
 
 from spec_jax.models import bundle as bundle_lib
 from spec_jax.models import contract
+from spec_jax.models import part_file
 from spec_jax.training import data
 from tests import toy
 
@@ -108,7 +109,8 @@ def test_trained_parts_travel_with_a_bundle(folder):
   assert bundle_lib.load_bundle(path).heads == {}
   params = {"out": {"kernel": np.full((2, 3), .5, np.float32)},
             "table": np.arange(4000, dtype=np.int32)}
-  file = bundle_lib.save_head(path, "judge", {"widths": [8]}, params)
+  file = part_file.write(path, "judge", {"widths": [8]}, params,
+                         bundle_lib.fingerprint(path))
   bundle = bundle_lib.load_bundle(path)
   assert bundle.heads == {"judge": {"widths": [8]}}
   chex.assert_trees_all_equal(
@@ -117,3 +119,15 @@ def test_trained_parts_travel_with_a_bundle(folder):
     file.write_bytes(bad)
     with pytest.raises(ValueError, match="judge.safetensors: expected a safet"):
       bundle_lib.load_bundle(path)
+
+
+def test_part_of_another_target_is_refused(folder):
+  path, configs, _ = folder
+  part_file.write(path, "judge", {}, {"a": np.zeros(2, np.float32)},
+                  bundle_lib.fingerprint(path))
+  other = contract.decoder_model(configs["target"]).init(jax.random.key(7))
+  safetensors.numpy.save_file(
+      part_file.flat_16_bits(other), path / "target.safetensors")
+  with pytest.raises(ValueError, match="trained for a target with fingerprint"
+                     ".*--system=judge"):
+    bundle_lib.load_bundle(path)

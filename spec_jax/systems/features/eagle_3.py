@@ -7,7 +7,7 @@ guesses over several steps and learns the target's law alone). Tree and rule are
 EAGLE-2's, with 60 nodes and depth 8. Train with `python -m experiments.train
 --system=eagle_3`. Departures: the head starts as the target's, rows and norm;
 the last prompt token is the first root, so a prompt of one token drafts nothing
-in its first round; targets of fewer than 6 layers lend what layers they have.
+in its first round; targets of fewer than 7 layers lend the thirds of theirs.
 """
 
 from spec_jax.core import registry

@@ -106,7 +106,8 @@ def test_a_round_has_no_forward_more_than_levels(name, hyper, depth):
 def test_taps_of_three_depths():
   assert feature_model.three_depths(32) == (2, 16, 29)
   assert feature_model.three_depths(9) == (2, 4, 6)
-  assert feature_model.three_depths(2) == (2, 1, 0)
+  assert feature_model.three_depths(6) == (2, 4, 6)
+  assert feature_model.three_depths(2) == (1, 2, 2)
   system, _ = systems.build("eagle_3", toy.bundle())
   assert system.drafter.needs.taps == (0, 1, 2)
 
