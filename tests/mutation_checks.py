@@ -35,8 +35,10 @@ from tests.exactness import tree_law
 from tests.exactness import trees_test
 from tests.models import decoder_test
 from tests.stores import suffix_automaton_test
+from tests.systems.features import glide_test
 from tests.systems.features import jakiro_test
 from tests.systems.retrieval import superposed_test
+from tests.systems.self_speculative import early_exit_test
 from tests.trees import growth_test
 from tests.trees import stochastic_beam_test
 from tests.verifiers import joint_test
@@ -354,6 +356,17 @@ def suffix_matches():
   suffix_automaton_test.test_matches_are_those_of_a_scan()
 
 
+def early_exits():
+  """The target goes on from where the drafter left each draft."""
+  early_exit_test.test_text_is_the_reference_and_drafts_are_the_early_exit(
+      "kangaroo")
+
+
+def sight_of_the_target():
+  """In training a token sees no more of the target than a draft does."""
+  glide_test.test_training_query_is_a_drafting_query(7)
+
+
 CHECKS = {
     "output laws": output_laws,
     "padded drafts": padded_drafts,
@@ -386,6 +399,8 @@ CHECKS = {
     "laws of blocks": laws_of_blocks,
     "grounds of heads": grounds_of_heads,
     "gates of rows": gates_of_rows,
+    "early exits": early_exits,
+    "sight of the target": sight_of_the_target,
     "superposed paths": superposed_paths,
     "suffix matches": suffix_matches,
 }

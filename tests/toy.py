@@ -14,10 +14,13 @@ from spec_jax.controllers import decision
 from spec_jax.controllers import learned
 from spec_jax.controllers import length_predictor
 from spec_jax.executors import decoding
+from spec_jax.models import chimera
 from spec_jax.models import clover_heads
 from spec_jax.models import config as config_lib
 from spec_jax.models import contract
+from spec_jax.models import early_exit
 from spec_jax.models import feature_model
+from spec_jax.models import glide
 from spec_jax.models import grouped_model
 from spec_jax.models import ngram
 from spec_jax.models import recurrent_heads
@@ -73,6 +76,7 @@ def _pair_params(draft_noise):
 # Trained parts of systems, here with random parameters.
 HEADS = {"specdec_pp": {"num_blocks": 1}, "mcsd_improved": {"widths": (8,)},
          "cs_drafting": {}, "medusa_1": {"num_heads": 4},
+         "koala": {"num_heads": 4, "num_layers": 2},
          "hydra": {"num_heads": 4},
          "hydra_pp": {"num_heads": 4, "num_layers": 2, "dropout": 0.2},
          "recurrent_drafter": {"num_layers": 1}, "bpd": {"hidden": 8},
@@ -80,6 +84,10 @@ HEADS = {"specdec_pp": {"num_blocks": 1}, "mcsd_improved": {"widths": (8,)},
          "token_embedding_speculator": {"inner": 8, "scales_input": True},
          "eagle_2": {}, "fr_spec": {}, "vocab_trim": {},
          "ada_eagle": {"num_blocks": 1},
+         "kangaroo": {"exit_layer": 1, "has_feed_forward": False},
+         "eesd": {"exit_layer": 1}, "chimera": {},
+         "glide": {"d_model": 8, "num_heads": 2, "num_kv_heads": 1,
+                   "head_dim": 4, "d_ff": 12, "embed_scale": 50.0},
          "poss": {"layers": {"num_layers": 2}, "span": 1},
          "jakiro": {"num_experts": 2},
          "falcon": {"block": 2}, "scylla": {"layers": {"num_layers": 3}},
@@ -89,6 +97,7 @@ HEADS = {"specdec_pp": {"num_blocks": 1}, "mcsd_improved": {"widths": (8,)},
          "eagle_3": {"taps": (0, 1, 2), "fusion": "attend", "head_size": 8}}
 # Which of them are heads on the target's features, and what encodes these.
 TOKEN_HEADS = {"medusa_1": (token_heads.MedusaHeads, 0),
+               "koala": (token_heads.MedusaHeads, 0),
                "hydra": (token_heads.HydraHeads, 0),
                "hydra_pp": (token_heads.HydraHeads, 1),
                "recurrent_drafter": (recurrent_heads.RecurrentHead, 0),
@@ -120,8 +129,14 @@ def head_params(vocab_size=VOCAB):
   target = contract.decoder_model(config())
   nets = {name: feature_model.from_hyper(target, name, HEADS[name])
           for name in FEATURE_NETS}
+  nets |= {name: early_exit.from_hyper(target, name, HEADS[name]).adapter
+           for name in ("kangaroo", "eesd")}
+  reader = contract.decoder_model(config(vocab_size=vocab_size))
+  nets["glide"] = glide.from_hyper(reader, HEADS["glide"])
+  nets["chimera"] = chimera.from_hyper(reader, "chimera", HEADS["chimera"])
   params |= {name: jax.jit(net.init)(jax.random.key(4))
              for name, net in nets.items()}
+  params["chimera"] = randomised(params["chimera"])
   grouped = grouped_model.from_hyper(target, "coral", HEADS["coral"], 2)
   order = np.pad(np.random.default_rng(5).permutation(vocab_size),
                  (0, -vocab_size % 6), constant_values=vocab_size)

@@ -5,6 +5,8 @@ from types import MappingProxyType
 from typing import Any
 
 from experiments.parts import acceptance_heads
+from experiments.parts import adapters
+from experiments.parts import draft_blocks
 from experiments.parts import feature_nets
 from experiments.parts import run
 from experiments.parts import tables
@@ -17,5 +19,7 @@ Run, begun = run.Run, run.begun
 # hyper-parameters and parameters.
 TRAINERS: MappingProxyType[str, Callable[[Run], tuple[dict[str, Any], Any]]] = (
     MappingProxyType({
-        **acceptance_heads.TRAINERS, **tables.TRAINERS, **token_heads.TRAINERS,
-        **feature_nets.TRAINERS, **vocabularies.TRAINERS}))
+        **acceptance_heads.TRAINERS, **adapters.TRAINERS,
+        **draft_blocks.TRAINERS, **tables.TRAINERS, **token_heads.TRAINERS,
+        **feature_nets.TRAINERS,
+        **vocabularies.TRAINERS}))

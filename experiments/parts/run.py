@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from spec_jax.models import bundle as bundle_lib
+from spec_jax.training import data
 from spec_jax.training import loop
 
 # Of a window of the target's own text so much is begun by the corpus.
@@ -51,6 +52,12 @@ class Run:
   def adapt(self, options: Any) -> Any:
     """A recipe with what was asked for."""
     return dataclasses.replace(options, **self.changes)
+
+  def mixed(self, options: Any) -> data.Mixed:
+    """Batches that are half corpus, half the target's own text."""
+    return data.Mixed(
+        data.Windows(self.train, options.batch, options.length, self.seed),
+        self.own_text(options, self.train), self.seed)
 
   def judged(self, options: Any, own_windows: int, **how: Any) -> np.ndarray:
     """`u16[n, length]`, n windows of the target's own held-out text."""

@@ -11,6 +11,7 @@ from spec_jax.models import recurrent_heads
 from spec_jax.models import token_heads as networks
 from spec_jax.systems.heads import clover_2
 from spec_jax.systems.heads import hydra_pp
+from spec_jax.training import adversarial
 from spec_jax.training import data
 from spec_jax.training import token_heads
 from spec_jax.trees import expansion
@@ -41,6 +42,7 @@ def draft_heads(options: token_heads.TokenHeadRecipe, run: run_lib.Run
   params = run.fit(
       token_heads.recipe(options, target, frozen), windows, options.num_steps,
       frozen, evaluate=evaluate)
+  params.pop(adversarial.DISCRIMINATOR, None)
   accepts = token_heads.rank_accuracy(
       options, target, frozen, params, judged, start, _RANKS)
   report.write_json(run.folder / "calibration.json", {
@@ -57,6 +59,11 @@ HEADS: MappingProxyType[str, token_heads.TokenHeadRecipe] = MappingProxyType({
     "medusa_1": token_heads.TokenHeadRecipe(
         networks.MedusaHeads,
         {"num_heads": 4, "num_layers": 2, "is_shared": True}),
+    # KOALA's heads are deeper than those of its host, by one block here.
+    "koala": token_heads.TokenHeadRecipe(
+        networks.MedusaHeads,
+        {"num_heads": 4, "num_layers": 3, "is_shared": True},
+        adversarial_weight=0.1),
     "hydra": token_heads.TokenHeadRecipe(
         networks.HydraHeads, {"num_heads": 4}, learning_rate=1e-3, decay=1.0),
     "hydra_pp": token_heads.TokenHeadRecipe(

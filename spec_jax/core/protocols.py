@@ -26,6 +26,8 @@ class Needs:
     host_store: whether it must talk to the host between rounds; it then is a
       `HostDrafter`.
     riders: whether tokens of its own ride along in the target's forward.
+    begun_layers: so many of the target's layers, from the first on, it runs
+      over its own tree; the target goes on from there.
     memory: whether it learns across requests (`remember`, or a host store that
       outlives them).
     mates: whether it learns from the other rows of the batch. With either, its
@@ -39,6 +41,7 @@ class Needs:
   target_cache: bool = False
   host_store: bool = False
   riders: bool = False
+  begun_layers: int = 0
   memory: bool = False
   mates: bool = False
   draws: tuple[str, ...] = ("deterministic",)
@@ -62,6 +65,7 @@ class TargetModel(Protocol):
       taps: tuple[Any, ...] = (),
       gates: jax.Array | None = None,
       with_logits: bool = True,
+      layers: tuple[int, int] | None = None,
   ) -> types.ModelOut:
     """Runs fresh tokens against a read-only cache.
 
@@ -81,6 +85,9 @@ class TargetModel(Protocol):
         the attention or the feed-forward sub-layer of a layer. Its time is
         saved where it is False for every row.
       with_logits: False leaves out the output head.
+      layers: `(i, j)` runs the layers i..j-1 only; fresh and in-flight keys and
+        values are theirs alone. Where i > 0, `embeds` is the residual stream
+        that enters layer i. None: all of them.
     """
 
 
@@ -114,6 +121,8 @@ class Drafter(Protocol):
 
   # With `needs.riders` also:
   #   riders(params, state, ctx, tree) -> types.Riders
+  # With `needs.begun_layers` also:
+  #   begun(state) -> types.Begun, of the tree that was proposed.
   # With `needs.memory`, if it learns on the device, also:
   #   unlearned(params) -> params, what the first request starts from;
   #   remember(params, state) -> params, what the next one does.

@@ -1,6 +1,7 @@
 """A system: parts that fit together. One pure step is all of decoding."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -63,6 +64,10 @@ def check_compatible(system: System) -> None:
         f"drafter {system.drafter!r} remembers other rows or requests, the law"
         f" of rule {rule!r} depends on the drafts: a row's text would depend on"
         " what was decoded beside or before it.")
+  if needs.begun_layers and needs.riders:
+    raise IncompatibleParts(
+        f"drafter {system.drafter!r} begins the target's forward over its tree"
+        " itself, where no riders ride along.")
   drafts = getattr(system.drafter, "max_children", 1)
   if rule.max_drafts is not None and drafts > rule.max_drafts:
     raise IncompatibleParts(
@@ -140,13 +145,23 @@ def forward(system: System, params: types.Params, state: types.DecodeState,
     positions = jnp.concatenate([positions, riders.positions], axis=1)
     mask = jnp.concatenate(
         [jnp.pad(mask, ((0, 0), (0, 0), (0, num_riders))), riders.mask], axis=1)
-  out = system.target.forward(
-      params.target, tokens, positions, mask, state.cache,
-      taps=system.drafter.needs.taps)
+  run = functools.partial(
+      system.target.forward, params.target, tokens, positions, mask,
+      state.cache, taps=system.drafter.needs.taps)
+  if system.drafter.needs.begun_layers:
+    return _go_on(system, run, system.drafter.begun(drafter)), None
+  out = run()
   if not system.drafter.needs.riders:
     return out, None
   return (out.part(slice(tree.num_nodes)),
           out.part(slice(tree.num_nodes, None)))
+
+
+def _go_on(system: System, run, begun: types.Begun) -> types.ModelOut:
+  """The target's forward from where the drafter left it."""
+  out = run(embeds=begun.stream, layers=(
+      system.drafter.needs.begun_layers, system.target.config.num_layers))
+  return out.replace(fresh=begun.fresh.below(out.fresh))
 
 
 def step(system: System, params: types.Params, state: types.DecodeState,

@@ -57,6 +57,14 @@ class FreshKV:
   def num_tokens(self) -> int:
     return self.positions.shape[1]
 
+  def layers(self, which: slice) -> "FreshKV":
+    """The same of some of the layers."""
+    return FreshKV(self.k[which], self.v[which], self.positions)
+
+  def below(self, deeper: "FreshKV") -> "FreshKV":
+    """The same with further layers on top."""
+    return FreshKV(self.k + deeper.k, self.v + deeper.v, self.positions)
+
   def then(self, new: "FreshKV") -> "FreshKV":
     """The same with further tokens behind."""
     join = lambda a, b: jnp.concatenate([a, b], axis=2)
@@ -118,6 +126,19 @@ class DraftTree:
   @property
   def num_nodes(self) -> int:
     return self.tokens.shape[-1]
+
+
+@struct.dataclass
+class Begun:
+  """What a drafter has computed of the target's forward over its own tree.
+
+  Attributes:
+    stream: `f[B, N, E]`, the residual stream after the first layers.
+    fresh: keys and values of these layers.
+  """
+
+  stream: jax.Array
+  fresh: FreshKV
 
 
 @struct.dataclass

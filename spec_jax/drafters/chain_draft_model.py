@@ -121,7 +121,8 @@ class ChainDraftModel(level_drafter.ModelDrafter):
     root, cache = self.feed_root(self.model_params(params), state.cache, ctx,
                                  self.controller.taps)
     draw = "top_k" if sampling.is_greedy else self.draw
-    loop = self._start(draw, state, ctx, sampling, root)
+    loop = self._start(
+        draw, state, ctx, sampling, root.fresh, root.logits.dtype)
     loop = self._draw(params, draw, ctx, sampling, loop, root)
 
     def body(loop):
@@ -137,41 +138,51 @@ class ChainDraftModel(level_drafter.ModelDrafter):
     return tree, ChainState(cache, loop.fresh, loop.count, loop.control)
 
   def update(self, params, state, outcome):
-    path, count = outcome.verdict.path, outcome.verdict.count
+    path = outcome.verdict.path
     # The last draft of a row was not fed, wherever the row stopped.
     slots = jnp.where(path < state.num_drafted[:, None], path, self.depth)
+    return level_drafter.commit_fed(
+        state.replace(control=self.controlled(state, outcome)),
+        outcome.verdict, slots)
+
+  def controlled(self, state: Any, outcome: types.Outcome) -> Any:
+    """The controller's state after a round."""
+    count = outcome.verdict.count
     checked = types.Checked(
         drafted=state.num_drafted, accepted=jnp.maximum(count - 1, 0),
         is_full=state.num_drafted == self.depth, is_active=count > 0)
     control = self.controller.update(state.control, checked)
-    return level_drafter.commit_fed(state.replace(
-        control=rows_lib.where(checked.is_active, control, state.control)),
-        outcome.verdict, slots)
+    return rows_lib.where(checked.is_active, control, state.control)
 
-  def _start(self, draw, state, ctx, sampling, root):
+  def _start(self, draw, state, ctx, sampling, root, dtype):
+    """Nothing is drawn; `root` are its keys and values, `dtype` is of laws."""
     batch = ctx.root.shape[0]
     laws = None
     if draw in types.RANDOM_DRAWS:
       laws = jnp.zeros((batch, self.depth, self.model.vocab_size),
-                       root.logits.dtype)
+                       dtype)
     return _Loop(
         index=jnp.zeros((), jnp.int32),
         tokens=jnp.zeros((batch, self.depth), jnp.int32),
         count=jnp.zeros((batch,), jnp.int32),
         is_going=jnp.ones((batch,), bool), laws=laws,
-        fresh=level_drafter.write(state.fresh, root.fresh, 0),
+        fresh=level_drafter.write(state.fresh, root, 0),
         control=self.controller.begin(state.control, ctx.keys, ctx.length),
         seen=level_drafter.seen_by_root(self.model, ctx, sampling))
 
   def _feed(self, params, cache, ctx, loop):
     """The forward of the token drawn last."""
     last = jax.lax.dynamic_slice_in_dim(loop.tokens, loop.index - 1, 1, axis=1)
-    past = jnp.arange(self.depth) < loop.index
-    mask = jnp.pad(past, (0, 1), constant_values=True)
-    return self.model.forward(
+    room = loop.fresh.num_tokens
+    mask = jnp.pad(jnp.arange(room) < loop.index, (0, 1), constant_values=True)
+    return self.feed(
         params, last, ctx.length[:, None] - 1 + loop.index,
-        jnp.broadcast_to(mask, (last.shape[0], 1, self.depth + 1)), cache,
-        past=loop.fresh, taps=self.controller.taps)
+        jnp.broadcast_to(mask, (last.shape[0], 1, room + 1)), cache, loop.fresh)
+
+  def feed(self, params, tokens, positions, mask, cache, past):
+    """The forward of drafts."""
+    return self.model.forward(params, tokens, positions, mask, cache, past=past,
+                              taps=self.controller.taps)
 
   def _draw(self, params, draw, ctx, sampling, loop, out):
     """Draws a token from the last forward; asks whether to go on."""

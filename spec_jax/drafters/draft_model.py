@@ -100,6 +100,14 @@ class DraftModel(level_drafter.LevelDrafter):
         tuple(start + i for i, count in enumerate(level) if count)
         for start, level in zip(self.level_starts, self.counts))
 
+  def handed_down(self, above, level):
+    # Above are the nodes with children; each child gets its parent's guesses.
+    counts = np.asarray([n for n in self.counts[level - 1] if n])
+    parents = np.repeat(np.arange(counts.size), counts)
+    with_children = np.flatnonzero(self.counts[level])
+    return jax.tree.map(
+        lambda a: level_drafter.pick(a, parents[with_children]), above.taps)
+
   def grower(self, ctx, sampling):
     return _Grower(self, ctx, sampling)
 

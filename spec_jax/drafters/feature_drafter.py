@@ -14,14 +14,12 @@ from typing import Any
 from flax import struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from spec_jax.caches import dense
 from spec_jax.core import protocols
 from spec_jax.core import types
 from spec_jax.drafters import draft_model
 from spec_jax.drafters import grown_draft_model
-from spec_jax.drafters import level_drafter
 
 
 @struct.dataclass
@@ -227,11 +225,3 @@ class StaticFeatureDrafter(StablePart, draft_model.DraftModel):
   def grow_below(self, params, cache, ctx, sampling, root, most):
     del most
     return self.grow(params, cache, ctx, sampling, root)[0]
-
-  def handed_down(self, above, level):
-    # Above are the nodes with children; each child gets its parent's guess.
-    counts = np.asarray([n for n in self.counts[level - 1] if n])
-    parents = np.repeat(np.arange(counts.size), counts)
-    with_children = np.flatnonzero(self.counts[level])
-    return jax.tree.map(
-        lambda a: level_drafter.pick(a, parents[with_children]), above.taps)

@@ -23,7 +23,7 @@ from spec_jax.core import system as system_lib
 from spec_jax.core import types
 from spec_jax.executors import hosted
 
-_STATIC = ("taps", "with_logits")
+_STATIC = ("taps", "with_logits", "layers")
 _LOOP = 8  # Forwards per sample.
 
 

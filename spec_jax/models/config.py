@@ -37,7 +37,8 @@ class DecoderConfig:
     real_vocab_size: ids at or above it are padding rows whose logits are set
       to -inf; None when every row is a token.
     norm: "rms", "rms_plus_one" (Gemma: scale is 1 + w) or "layer".
-    mlp: "swiglu", "geglu" (gated), "gelu", "gelu_tanh" or "relu" (plain).
+    mlp: "swiglu", "geglu" (gated), "gelu", "gelu_tanh" or "relu" (plain);
+      "none": layers are attention alone.
     positions: "rope" or "learned".
     position_offset: added to a position before the learned table (OPT: 2).
     rope_theta: base of the rotary frequencies.
@@ -109,9 +110,12 @@ class DecoderConfig:
     attention = self.d_model * self.head_dim * (
         2 * self.num_heads + 2 * self.num_kv_heads)
     gated = self.mlp in ("swiglu", "geglu")
-    feed_forward = (3 if gated else 2) * self.d_model * self.d_ff
+    num_maps = 0 if self.mlp == "none" else 3 if gated else 2
+    feed_forward = num_maps * self.d_model * self.d_ff
     heads = 1 if self.tie_embeddings else 2
-    return (self.num_layers * (attention + feed_forward + 2 * self.d_model)
+    num_norms = 1 if self.mlp == "none" else 2
+    return (self.num_layers * (
+        attention + feed_forward + num_norms * self.d_model)
             + heads * self.vocab_size * self.d_model + self.d_model)
 
   def window(self, layer: int) -> int:
@@ -120,6 +124,6 @@ class DecoderConfig:
 
 _CHOICES = {
     "norm": ("rms", "rms_plus_one", "layer"),
-    "mlp": ("swiglu", "geglu", "gelu", "gelu_tanh", "relu"),
+    "mlp": ("swiglu", "geglu", "gelu", "gelu_tanh", "relu", "none"),
     "positions": ("rope", "learned"),
 }

@@ -58,12 +58,12 @@ class LinenModel:
     return self.module.init(key, tokens, tokens, mask)["params"]
 
   def forward(self, params, tokens, positions, mask, cache=None, *, past=None,
-              embeds=None, taps=(), gates=None, with_logits=True
+              embeds=None, taps=(), gates=None, with_logits=True, layers=None
               ) -> types.ModelOut:
     """See `spec_jax.core.protocols.TargetModel.forward`."""
     return self.module.apply(
         {"params": params}, tokens, positions, mask, cache, past, embeds,
-        tuple(taps), gates, with_logits)
+        tuple(taps), gates, with_logits, layers)
 
   def score(self, params, tokens: jax.Array, **kwargs) -> types.ModelOut:
     """Plain causal forward of whole sequences `i32[B, T]`, no cache."""

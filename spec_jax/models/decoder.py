@@ -152,10 +152,15 @@ class Block(nn.Module):
   def setup(self):
     c = self.config
     norm = functools.partial(Norm, c.norm, c.norm_eps)
-    self.attn_norm, self.mlp_norm = norm(), norm()
+    self.attn_norm = norm()
     if c.post_norms:
-      self.attn_post_norm, self.mlp_post_norm = norm(), norm()
+      self.attn_post_norm = norm()
     self.attn = Attention(c, self.dtype, self.backend)
+    if c.mlp == "none":
+      return
+    self.mlp_norm = norm()
+    if c.post_norms:
+      self.mlp_post_norm = norm()
     self.mlp = FeedForward(c, self.dtype)
 
   def attend(self, x, angles, scope, past):
@@ -165,6 +170,8 @@ class Block(nn.Module):
     return x + out, keys, values
 
   def feed(self, x):
+    if self.config.mlp == "none":
+      return x
     out = self.mlp(self.mlp_norm(x))
     if self.config.post_norms:
       out = self.mlp_post_norm(out)
@@ -219,22 +226,23 @@ class Decoder(nn.Module):
                              jnp.float32)
 
   def __call__(self, tokens, positions, mask, cache=None, past=None,
-               embeds=None, taps=(), gates=None, with_logits=True):
+               embeds=None, taps=(), gates=None, with_logits=True, layers=None):
     """See `spec_jax.core.protocols.TargetModel.forward`."""
     c = self.config
+    first, stop = layers or (0, c.num_layers)
     x = self.embed(tokens) if embeds is None else embeds.astype(self.dtype)
-    if c.positions == "learned":
+    if c.positions == "learned" and first == 0:
       x += self.position_embedding[
           positions + c.position_offset].astype(self.dtype)
     angles = angles_of(c, positions)
-    features = {0: x} if 0 in taps else {}
+    features = {first: x} if first in taps else {}
     keys, values = [], []
     masks = FreshMasks(positions, mask, past)
-    for i, layer in enumerate(self.layers):
+    for i, layer in enumerate(self.layers[first:stop], first):
       x, k, v = layer(
           x, angles, Scope(masks.get(c.window(i)), prefix_of(cache, i),
                             positions, c.window(i)),
-          None if past is None else (past.k[i], past.v[i]),
+          None if past is None else (past.k[i - first], past.v[i - first]),
           None if gates is None else gates[..., i, :])
       keys.append(k)
       values.append(v)

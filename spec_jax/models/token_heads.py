@@ -110,16 +110,16 @@ def _with_output_table(params, table):
   return jax.tree_util.tree_map_with_path(start, params)
 
 
-def encoder_of(target: contract.LinenModel, num_layers: int
+def encoder_of(target: contract.LinenModel, num_layers: int, **fields: Any
                ) -> contract.LinenModel:
   """Decoder layers like the target's, that read its features.
 
   They are given in place of embeddings: of the vocabulary there is one unused
-  row.
+  row. `fields` of the configuration may differ from the target's.
   """
   config = dataclasses.replace(
       target.config, vocab_size=1, real_vocab_size=None, num_layers=num_layers,
-      windows=(), embed_scale=1.0, tie_embeddings=True)
+      windows=(), embed_scale=1.0, tie_embeddings=True, **fields)
   return contract.decoder_model(config, target.dtype)
 
 

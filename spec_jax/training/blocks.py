@@ -187,7 +187,7 @@ def accepted(model: block_model.BlockModel, params: Any, tokens: jax.Array,
     # The pairs of the first block are the text's own.
     past = known.fresh if not step else past.then(out.fresh)
     sees = columns.seen(width, width, step + 1, 0)
-  hits = columns.judged(model.target, own, text, drafts[:depth])
+  hits = columns.judged(model.target, own, text, drafts[:depth], 1)
   return hits & (ends >= block - 1)[None, :, None]
 
 

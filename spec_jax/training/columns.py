@@ -8,13 +8,14 @@ time test). A target judges chains from every column in the same way.
 """
 
 from collections.abc import Callable
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spec_jax.core import types
+from spec_jax.models import contract
 from spec_jax.models import feature_model
 
 
@@ -115,30 +116,32 @@ def accepted(model: feature_model.FeatureModel, params: Any,
   if num_ahead:
     ahead = best_tokens(model, params, model.ahead(params, outs[-1].taps)[1])
     drafts += [ahead[:, :, place] for place in range(num_ahead)]
-  return judged(model.target, own, text, drafts)
+  return judged(model.target, own, text, drafts, 1)
 
 
-def judged(target: Any, params: Any, text: types.ModelOut,
-           drafts: Sequence[jax.Array]) -> jax.Array:
-  """Which drafts a target that decodes greedily accepts, from every column.
+def judged(target: contract.LinenModel, params: Any, text: types.ModelOut,
+           drafts: list[jax.Array], offset: int) -> jax.Array:
+  """Which drafts a target that decodes greedily would accept.
 
   Args:
     target: the model.
-    params: of it.
-    text: what it says of texts of T tokens.
-    drafts: D times `i32[B, T - 1]`, column c the draft for token c + 2 and the
-      ones behind it.
+    params: its parameters.
+    text: what it says of texts `i32[B, T]`.
+    drafts: D times `i32[B, T - offset]`; those of column c follow the token
+      `c + offset`.
+    offset: 0 or more.
 
   Returns:
-    `bool[B, T - 1, D]`, whether draft d was accepted, those before included.
+    `bool[B, T - offset, D]`, whether draft d was accepted, those before
+    included.
   """
-  wanted = jnp.argmax(text.logits[:, 1:], axis=-1)
+  wanted = jnp.argmax(text.logits[:, offset:], axis=-1)
   hits, past = [drafts[0] == wanted], text.fresh
   batch, width = wanted.shape
   positions = jnp.broadcast_to(
-      jnp.arange(width, dtype=jnp.int32)[None] + 1, (batch, width))
+      jnp.arange(width, dtype=jnp.int32)[None] + offset, (batch, width))
   for step in range(1, len(drafts)):
-    mask = seen(width, width + 1, step, 1)
+    mask = seen(width, text.logits.shape[1], step, offset)
     out = target.forward(
         params, drafts[step - 1], positions + step,
         jnp.broadcast_to(mask, (batch,) + mask.shape[1:]), past=past)
@@ -153,3 +156,64 @@ def best_tokens(model: feature_model.FeatureModel, params: Any,
   ids = model.token_ids(params)
   best = jnp.argmax(logits, axis=-1).astype(jnp.int32)
   return best if ids is None else ids[best]
+
+
+def greedy(feed_fn: Callable[..., types.ModelOut], tokens: jax.Array,
+           depth: int) -> list[jax.Array]:
+  """Most likely drafts of a model that reads tokens alone.
+
+  Args:
+    feed_fn: `(tokens, positions, mask, past, step) -> types.ModelOut`, over T
+      columns; step 0 is the text itself.
+    tokens: `i32[B, T]`.
+    depth: D.
+
+  Returns:
+    D times `i32[B, T]`; those of column c follow token c.
+  """
+  batch, width = tokens.shape
+  positions = jnp.broadcast_to(
+      jnp.arange(width, dtype=jnp.int32)[None], (batch, width))
+  current, past, drafts = tokens, None, []
+  for step in range(depth):
+    mask = seen(width, width, step, 0)
+    out = feed_fn(current, positions + step, jnp.broadcast_to(
+        mask, (batch,) + mask.shape[1:]), past, step)
+    past = out.fresh if past is None else past.then(out.fresh)
+    current = jnp.argmax(out.logits, axis=-1).astype(jnp.int32)
+    drafts.append(current)
+  return drafts
+
+
+def evaluator(accepted_fn: Callable[[Any, Any, jax.Array], jax.Array],
+              frozen: Any, windows: np.ndarray, batch: int = 8
+              ) -> Callable[[Any], dict[str, float]]:
+  """`params -> metrics` on held-out windows.
+
+  Args:
+    accepted_fn: `(params, frozen, i32[B, T]) -> bool[B, W, D]`, whether the
+      greedy chain of column w is accepted up to its d-th draft.
+    frozen: what is not trained.
+    windows: `u16[n, T]`.
+    batch: windows at once.
+
+  Returns:
+    A function. Of its metrics "accept_d" is the share of prefixes at which a
+    chain is accepted up to its d-th draft by a target that decodes greedily,
+    "tokens_per_call" one more than their sum.
+  """
+  batch = min(batch, len(windows))
+  judged = windows[:len(windows) // batch * batch].astype(np.int32)
+
+  @jax.jit
+  def measure(params, frozen, tokens):
+    return accepted_fn(params, frozen, tokens).astype(
+        jnp.float32).mean((0, 1))
+
+  def evaluate(params):
+    rates = np.mean([measure(params, frozen, part) for part in np.split(
+        judged, len(judged) // batch)], axis=0)
+    return {f"accept_{d + 1}": rate for d, rate in enumerate(rates)} | {
+        "tokens_per_call": 1 + rates.sum()}
+
+  return evaluate

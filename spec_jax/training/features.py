@@ -237,30 +237,13 @@ def step_losses(options, model, params, out, p_logits, features, is_real):
 
 
 def evaluator(options: FeatureRecipe, model: feature_model.FeatureModel,
-              frozen: Any, windows: np.ndarray, batch: int = 8,
+              frozen: Any, windows: np.ndarray,
               accepted_fn: Callable[..., jax.Array] = columns.accepted
               ) -> Callable[[Any], dict[str, float]]:
-  """`params -> metrics` on held-out windows `u16[n, length]`.
+  """`params -> metrics` on held-out windows; see `columns.evaluator`."""
 
-  "accept_d" is the share of prefixes at which a greedy chain of drafts is
-  accepted up to its d-th by a target that decodes greedily, and
-  "tokens_per_call" one more than their sum; see `columns.accepted`, or what
-  is given in its place.
-  """
-  batch = min(batch, len(windows))
-  judged = windows[:len(windows) // batch * batch].astype(np.int32)
-
-  @jax.jit
-  def measure(params, frozen, tokens):
+  def accepted(params, frozen, tokens):
     known = {**frozen, model.part: {**frozen.get(model.part, {}), **params}}
-    return accepted_fn(
-        model, known, tokens, options.judged_depth).astype(
-            jnp.float32).mean((0, 1))
+    return accepted_fn(model, known, tokens, options.judged_depth)
 
-  def evaluate(params):
-    rates = np.mean([measure(params, frozen, part) for part in np.split(
-        judged, len(judged) // batch)], axis=0)
-    return {f"accept_{d + 1}": rate for d, rate in enumerate(rates)} | {
-        "tokens_per_call": 1 + rates.sum()}
-
-  return evaluate
+  return columns.evaluator(accepted, frozen, windows)

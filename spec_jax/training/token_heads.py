@@ -22,7 +22,10 @@ from spec_jax.core import tree as tree_lib
 from spec_jax.core import types
 from spec_jax.models import contract
 from spec_jax.models import token_heads
+from spec_jax.training import adversarial
 from spec_jax.training import loop
+
+_DISCRIMINATOR = adversarial.Discriminator()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,8 @@ class TokenHeadRecipe:
     is_taught: whether the target's laws are the labels.
     feature_weight: of the smooth L1 distance between the heads' guesses of the
       target's features and these; only for networks that have `guesses`.
+    adversarial_weight: of being told from the target by a discriminator, see
+      `training.adversarial`; 0 trains none.
   """
 
   network: type[token_heads.TokenHeads]
@@ -64,6 +69,7 @@ class TokenHeadRecipe:
   decay: float = 0.8
   is_taught: bool = False
   feature_weight: float = 0.0
+  adversarial_weight: float = 0.0
 
   def __post_init__(self):
     if self.length < self.levels + 2:
@@ -137,6 +143,9 @@ def recipe(options: TokenHeadRecipe, target: contract.LinenModel, frozen: Any
     params = {"heads": params}
     if heads.encoder is not None:
       params["encoder"] = heads.encoder.init(encoder_key)
+    if options.adversarial_weight:
+      params[adversarial.DISCRIMINATOR] = adversarial.init(
+          _DISCRIMINATOR, target.vocab_size, jax.random.fold_in(key, 2))
     return heads.network.start_as(params, target, frozen)
 
   def loss(params, frozen, tokens, key):
@@ -146,9 +155,13 @@ def recipe(options: TokenHeadRecipe, target: contract.LinenModel, frozen: Any
       0.0, options.learning_rate,
       max(1, round(options.warmup * options.num_steps)), options.num_steps,
       options.floor * options.learning_rate)
-  return loop.Recipe(init, loss, optax.chain(
+  optimizer = optax.chain(
       optax.clip_by_global_norm(1.0),
-      optax.adamw(schedule, weight_decay=options.weight_decay)))
+      optax.adamw(schedule, weight_decay=options.weight_decay))
+  if options.adversarial_weight:  # Neither player's gradient clips the other's.
+    optimizer = optax.multi_transform(
+        {True: optimizer, False: optimizer}, adversarial.labels)
+  return loop.Recipe(init, loss, optimizer)
 
 
 def loss_of(options: TokenHeadRecipe, heads: Heads, params: Any, frozen: Any,
@@ -166,7 +179,8 @@ def loss_of(options: TokenHeadRecipe, heads: Heads, params: Any, frozen: Any,
     tokens: `i32[B, T]`.
     key: of dropout.
   """
-  out = heads.read(frozen, tokens, options.is_taught)
+  out = heads.read(
+      frozen, tokens, options.is_taught or options.adversarial_weight > 0)
   path = following(tokens, options.levels + 1)
   num, ends = path.shape[1], contract.Ends(heads.target, frozen)
   apply = functools.partial(
@@ -180,18 +194,23 @@ def loss_of(options: TokenHeadRecipe, heads: Heads, params: Any, frozen: Any,
   labels = path[..., 1:]
   # The law of the text's token t + 2 + i is the one after token t + 1 + i, and
   # so is its feature.
+  laws = lambda: following(out.logits, options.levels)[:, :num]
   if options.is_taught:
-    law = jax.nn.softmax(following(out.logits, options.levels))[:, :num]
-    terms = optax.softmax_cross_entropy(found, law)
+    terms = optax.softmax_cross_entropy(found, jax.nn.softmax(laws()))
   else:
     terms = optax.softmax_cross_entropy_with_integer_labels(found, labels)
   if options.feature_weight:
     wanted = following(out.taps["final"].astype(jnp.float32), options.levels)
     terms += options.feature_weight * optax.huber_loss(
         guesses, wanted[:, :num]).mean(-1)
+  judged = 0.0
+  if options.adversarial_weight:
+    fooled, judged = adversarial.losses(
+        _DISCRIMINATOR, params[adversarial.DISCRIMINATOR], laws(), found)
+    terms, judged = terms + options.adversarial_weight * fooled, judged.mean()
   weights = options.decay ** jnp.arange(options.levels)
   right = (jnp.argmax(found, -1) == labels).mean((0, 1))
-  return (terms.mean((0, 1)) * weights).sum(), {
+  return (terms.mean((0, 1)) * weights).sum() + judged, {
       f"right_{i + 1}": right[i] for i in range(options.levels)}
 
 

@@ -1,0 +1,136 @@
+"""Trains adapters behind a target's early exit on the target's own laws.
+
+Kangaroo (Liu et al. 2024, arXiv 2404.18911, Sec. 3.2): cross-entropy from the
+target's law at every token, nothing else; the target stays as it is. EESD (Liu
+et al. 2024, arXiv 2406.03853) learns from text that the target wrote.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from spec_jax.models import contract
+from spec_jax.models import early_exit
+from spec_jax.training import columns
+from spec_jax.training import features
+from spec_jax.training import loop
+from spec_jax.training import optimizers
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterRecipe:
+  """How an adapter is trained.
+
+  Attributes:
+    hyper: see `early_exit.from_hyper`; what a bundle keeps.
+    num_steps: optimiser steps.
+    batch: windows per step.
+    length: tokens per window.
+    own_windows: windows that the target writes.
+    is_self_taught: whether all windows are the target's, else half of each
+      batch.
+    learning_rate: peak.
+    decay: fraction of the steps over which the rate falls to 0.
+    judged_windows: of held-out text, continued by the target.
+    judged_depth: drafts per prefix of them.
+    dtype: of the training's forward and backward passes.
+  """
+
+  hyper: Mapping[str, Any] = dataclasses.field(
+      default_factory=dict, hash=False)
+  num_steps: int = 300
+  batch: int = 16
+  length: int = 256
+  own_windows: int = 512
+  is_self_taught: bool = False
+  learning_rate: float = 2e-3
+  decay: float = 0.7
+  judged_windows: int = 16
+  judged_depth: int = 6
+  dtype: str = "bfloat16"
+
+
+def start(model: early_exit.EarlyExit, frozen: Any, key: jax.Array) -> Any:
+  """Fresh parameters that read the stream out as the target's last norm does.
+
+  `frozen` is `{"target": params}`.
+  """
+  params = features.near_identity(model.adapter.init(key))
+  return {**params, "final_norm": frozen["target"]["final_norm"]}
+
+
+def recipe(options: AdapterRecipe, model: early_exit.EarlyExit, frozen: Any
+           ) -> loop.Recipe:
+  """For `loop.fit`; `frozen` is `{"target": params}`."""
+  model = _in_dtype(model, options.dtype)
+
+  def loss(params, frozen, tokens, key):
+    del key
+    return objective(model, params, frozen, tokens)
+
+  return loop.Recipe(
+      lambda key: start(model, frozen, key), loss, optimizers.adam(
+          options.learning_rate, options.num_steps,
+          warmup=min(50, max(1, options.num_steps // 4)), decay=options.decay))
+
+
+def _in_dtype(model, dtype):
+  make = lambda part: contract.decoder_model(part.config, dtype)
+  return dataclasses.replace(
+      model, target=make(model.target), adapter=make(model.adapter))
+
+
+def objective(model: early_exit.EarlyExit, params: Any, frozen: Any,
+              tokens: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Cross-entropy from the target's laws of windows `i32[B, T]`, in nats."""
+  exit_layer, own = model.exit_layer, frozen["target"]
+  truth = jax.lax.stop_gradient(
+      model.target.score(own, tokens, taps=(exit_layer,)))
+  out = model.adapter.score(
+      params, tokens, embeds=truth.taps[exit_layer], taps=("final",),
+      with_logits=False)
+  logits = model.logits(frozen, out.taps["final"])
+  loss = optax.softmax_cross_entropy(logits, jax.nn.softmax(truth.logits))
+  right = jnp.argmax(logits, -1) == jnp.argmax(truth.logits, -1)
+  return loss.mean(), {"agreement": right.astype(jnp.float32).mean()}
+
+
+def accepted(model: early_exit.EarlyExit, params: Any, tokens: jax.Array,
+             depth: int) -> jax.Array:
+  """Which greedy drafts a target that decodes greedily would accept.
+
+  Args:
+    model: the draft.
+    params: by part.
+    tokens: `i32[B, T]`.
+    depth: D, drafts after each prefix of 1, 2, ... tokens.
+
+  Returns:
+    `bool[B, T, D]`, whether draft d was accepted, those before included.
+  """
+
+  def feed(tokens, positions, mask, past, step):
+    del step
+    out = model.forward(params, tokens, positions, mask, past=past)
+    return out.replace(
+        logits=model.logits(params, out.taps[early_exit.HIDDEN]))
+
+  return columns.judged(
+      model.target, params["target"],
+      model.target.score(params["target"], tokens),
+      columns.greedy(feed, tokens, depth), 0)
+
+
+def evaluator(options: AdapterRecipe, model: early_exit.EarlyExit, frozen: Any,
+              windows: np.ndarray) -> Callable[[Any], dict[str, float]]:
+  """`params -> metrics` on held-out windows; see `features.evaluator`."""
+  return columns.evaluator(
+      lambda params, frozen, tokens: accepted(
+          model, {**frozen, model.part: params}, tokens, options.judged_depth),
+      frozen, windows)
