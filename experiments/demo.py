@@ -34,7 +34,8 @@ from spec_jax.evaluation import workload as workload_lib
 # A tour that ends in minutes: one system of each kind. The benchmark, and
 # --system=all, run every one.
 _SHOWN = ("speculative_sampling", "prompt_lookup", "gumbel_coupled",
-          "specinfer", "rsd_c", "race_transport", "block_verification")
+          "race_transport", "block_verification", "medusa_1", "hydra_pp",
+          "recurrent_drafter", "eagle_2", "eagle_3")
 
 
 def define(values: flags.FlagValues) -> None:
