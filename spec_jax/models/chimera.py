@@ -105,7 +105,7 @@ class ChimeraModel:
 
   Attributes:
     net: the network.
-    target: lends embeddings, unscaled, and perhaps the output head.
+    target: lends its embeddings, and perhaps its output head.
     part: the name of the net's parameters.
   """
 
@@ -140,8 +140,8 @@ class ChimeraModel:
     return {**params, "out": {"kernel": jnp.concatenate([table, table])}}
 
   def embed(self, params, tokens) -> jax.Array:
-    """`i32[...]` -> `f32[..., E]`."""
-    return contract.Ends(self.target, params[_TARGET]).embed(tokens)
+    """`i32[...]` -> `f32[..., E]`, as the target's first layer gets them."""
+    return self.target.embed(params[_TARGET], tokens).astype(jnp.float32)
 
   def first(self, params, tokens, last) -> jax.Array:
     """What the token after some text is told of it, `f32[B, T, 3, E]`.

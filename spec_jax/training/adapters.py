@@ -44,7 +44,7 @@ class AdapterRecipe:
 
   hyper: Mapping[str, Any] = dataclasses.field(
       default_factory=dict, hash=False)
-  num_steps: int = 300
+  num_steps: int = 500
   batch: int = 16
   length: int = 256
   own_windows: int = 512
