@@ -137,9 +137,11 @@ TRAINERS = MappingProxyType({
         learning_rate=5e-4, steps=4, step_decay=1.0, is_detached=True)),
     "jakiro": functools.partial(feature_net, "jakiro", features.FeatureRecipe(
         {"num_experts": 2}, num_steps=300, ahead_weights=(0.5,))),
+    # Two residual blocks a head: with five, as published, the heads would weigh
+    # half as much as the target.
     "gumiho": functools.partial(feature_net, "gumiho", features.FeatureRecipe(
-        {"layers": {"num_layers": 2}, "num_heads": 5}, num_steps=250, batch=8,
-        steps=2, judged_depth=7,
+        {"layers": {"num_layers": 2}, "num_heads": 5, "num_blocks": 2},
+        num_steps=220, batch=8, steps=2, judged_depth=7,
         ahead_weights=tuple(0.8 ** (i + 1) / 9 for i in range(5)))),
     "coral": functools.partial(coral, features.FeatureRecipe(
         {"num_groups": 16}, num_steps=250, batch=8, steps=3, step_decay=1.0,
@@ -148,10 +150,10 @@ TRAINERS = MappingProxyType({
         {"fusion": "sample", "is_split": True})),
     # Pre-trained: on law alone, more than others, on the corpus for a half.
     "scylla": functools.partial(feature_net, "scylla", features.FeatureRecipe(
-        {"layers": {"num_layers": 3}}, num_steps=600, batch=8,
+        {"layers": {"num_layers": 3}}, num_steps=500, batch=8,
         feature_weight=0.0, law_weight=1.0, noise=0.0)),
     "falcon": functools.partial(falcon, blocks.BlockRecipe(
-        {"block": 2}, judged_depth=6)),
+        {"block": 2}, num_steps=300, batch=8, judged_depth=6)),
     "ada_eagle": functools.partial(
         length_predictor, draft_lengths.LengthRecipe()),
 })
