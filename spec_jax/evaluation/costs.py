@@ -15,6 +15,7 @@ import time
 from typing import Any
 
 import jax
+from jax.extend import core as extend_core
 import jax.numpy as jnp
 import numpy as np
 
@@ -34,9 +35,10 @@ class RoundCost:
   Attributes:
     target: seconds, the target's forward over the tree.
     draft: seconds, all draft forwards; where the drafter has no model that
-      could be called alone, its whole proposal.
+      could be called alone, or calls it in a loop that may end early, its whole
+      proposal.
     tree_tokens: N, tokens per target forward.
-    draft_forwards: how many.
+    draft_forwards: how many the program holds; a loop's body counts once.
   """
 
   target: float
@@ -101,6 +103,26 @@ def _calls(system, params, state):
   jax.eval_shape(lambda p, s: system_lib.step(traced, p, s, draft_of_host),
                  params, state)
   return target, draft
+
+
+def _runs_a_model_in_a_loop(system, params, state) -> bool:
+  """Whether a proposal holds a loop with matrix products in its body."""
+  state, draft_of_host = hosted.on_device(system, state)
+  program = jax.make_jaxpr(lambda params, state: system_lib.propose(
+      system, params, state, draft_of_host))(params, state)
+  bodies = [equation.params["body_jaxpr"].jaxpr
+            for equation in _equations(program.jaxpr)
+            if equation.primitive.name == "while"]
+  return any(equation.primitive.name == "dot_general"
+             for body in bodies for equation in _equations(body))
+
+
+def _equations(program):
+  """Those of a jaxpr and of all jaxprs inside."""
+  for equation in program.eqns:
+    yield equation
+    for inner in extend_core.jaxprs_in_params(equation.params):
+      yield from _equations(inner)
 
 
 def _timed_call(call: _Call, params):
@@ -209,13 +231,15 @@ class Forwards:
     self._calls, self._fns = {}, {}
     for name, (system, params, state) in cases.items():
       target, draft = _calls(system, params, state)
-      self._calls[name] = (target, draft)
+      is_whole = bool(system.drafter.depth) and (
+          not draft or _runs_a_model_in_a_loop(system, params, state))
+      self._calls[name] = (target, draft, is_whole)
       for call in target:
         self._fns.setdefault(call, _timed_call(call, params.target))
-      for call in draft:
+      for call in draft if not is_whole else ():
         self._fns.setdefault(call, _timed_call(
             call, system_lib.draft_params(system.drafter, params)))
-      if not draft and system.drafter.depth:
+      if is_whole:
         self._fns[name] = _timed_proposal(system, params, state)
     for fn in self._fns.values():
       fn()
@@ -244,8 +268,9 @@ class Forwards:
             for name, calls in self._calls.items()}
 
 
-def _round_cost(name, target, draft, seconds):
+def _round_cost(name, target, draft, is_whole, seconds):
   return RoundCost(
       target=sum(seconds[call] for call in target),
-      draft=sum(seconds[call] for call in draft) + seconds.get(name, 0.0),
+      draft=seconds[name] if is_whole else sum(
+          seconds[call] for call in draft),
       tree_tokens=target[-1].num_tokens, draft_forwards=len(draft))

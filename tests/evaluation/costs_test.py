@@ -22,3 +22,26 @@ def test_forwards_of_a_round_are_timed(name, num_tokens):
   cost = forwards.take()[name]
   assert cost.tree_tokens == num_tokens and cost.draft_forwards >= 2
   assert cost.target > 0 and cost.draft > 0
+
+
+def test_loops_over_a_model_are_timed_as_a_whole():
+  """A loop's body is traced once, whatever it costs to go through it often."""
+  def draft_cost(name, **hyper):
+    system, params = systems.build(name, toy.bundle(), **hyper)
+    state = fused.Fused().start(
+        system, params, toy.prompts((3, 4)), keys_lib.row_keys(0, 2),
+        jnp.full((2,), 40), 64)
+    ticks = iter(range(1000))
+    forwards = costs.Forwards(
+        {name: (system, params, state)}, timer=lambda: next(ticks))
+    num_timed = len(forwards._fns)  # pylint: disable=protected-access
+    forwards.sample(1)
+    return num_timed, forwards.take()[name]
+
+  # With a clock that counts calls, each function costs the same: the target's
+  # forward, and one of the draft or one proposal.
+  num_timed, cost = draft_cost("opt_tree", budget=7, depth=4)
+  assert num_timed == 2 and cost.draft == cost.target
+  assert cost.draft_forwards == 2  # The root's and the loop's.
+  num_timed, cost = draft_cost("speculative_sampling", depth=4)
+  assert cost.draft == pytest.approx(cost.draft_forwards * cost.target)
