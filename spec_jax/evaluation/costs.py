@@ -160,13 +160,21 @@ def _looped(fn, *args):
       # computed once for all of them.
       held, zero = jax.lax.optimization_barrier((args, zero))
       leaves = jax.tree.leaves(fn(*held, zero))
-      # Nobody but us knows that this adds nothing.
-      return sum((leaf.max() == jnp.inf).astype(jnp.int32)
-                 for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)
+      # Nobody but us knows that this adds nothing. Numbers of both kinds: of
+      # some proposals nothing but tokens is left.
+      return sum((leaf.max() == _no_value(leaf.dtype)).astype(jnp.int32)
+                 for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.number)
                  ) + zero
     return jax.lax.fori_loop(0, _LOOP, body, jnp.zeros((), jnp.int32))
 
   return lambda: jax.block_until_ready(run(*args))
+
+
+def _no_value(dtype):
+  """What no logit and no token ever is."""
+  if jnp.issubdtype(dtype, jnp.floating):
+    return jnp.inf
+  return jnp.iinfo(dtype).max
 
 
 def grid(model: Any, params: Any, sizes: Sequence[tuple[int, int]],
