@@ -76,7 +76,7 @@ def _pair_params(draft_noise):
 # Trained parts of systems, here with random parameters.
 HEADS = {"specdec_pp": {"num_blocks": 1}, "mcsd_improved": {"widths": (8,)},
          "cs_drafting": {}, "medusa_1": {"num_heads": 4},
-         "koala": {"num_heads": 4, "num_layers": 2},
+         "koala": {"num_heads": 4, "num_layers": 3},
          "hydra": {"num_heads": 4},
          "hydra_pp": {"num_heads": 4, "num_layers": 2, "dropout": 0.2},
          "recurrent_drafter": {"num_layers": 1}, "bpd": {"hidden": 8},

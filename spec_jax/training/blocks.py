@@ -192,8 +192,7 @@ def accepted(model: block_model.BlockModel, params: Any, tokens: jax.Array,
 
 
 def evaluator(options: BlockRecipe, model: block_model.BlockModel, frozen: Any,
-              windows: np.ndarray, batch: int = 8
+              windows: np.ndarray
               ) -> Callable[[Any], dict[str, float]]:
   """As `training.features.evaluator`."""
-  return features_lib.evaluator(
-      options, model, frozen, windows, batch, accepted)
+  return features_lib.evaluator(options, model, frozen, windows, accepted)
