@@ -97,8 +97,10 @@ def load_bundle(name_or_path: str | os.PathLike,
     models[model_name] = model
     params[model_name] = _read_params(
         folder / f"{model_name}.safetensors", model, dtype)
-  heads, made_for = {}, fingerprint(folder)
-  for path in sorted((folder / part_file.FOLDER).glob("*.safetensors")):
+  heads = {}
+  files = sorted((folder / part_file.FOLDER).glob("*.safetensors"))
+  made_for = fingerprint(folder) if files else ""
+  for path in files:
     heads[path.stem], params[path.stem] = part_file.read(path, made_for)
   return Bundle(
       name=description["name"], target=models.pop("target"), models=models,

@@ -18,6 +18,7 @@ from spec_jax.core import types
 from spec_jax.models import config as config_lib
 from spec_jax.models import contract
 from spec_jax.models import decoder
+from spec_jax.models import feature_model
 
 HIDDEN, GUESS = "hidden", "guess"
 _TARGET = "target"
@@ -207,12 +208,10 @@ class ChimeraModel:
 def from_hyper(target: contract.LinenModel, part: str, hyper: dict[str, Any]
                ) -> ChimeraModel:
   """The model of a trained part; `hyper` are fields of the net."""
-  config = dataclasses.replace(
-      target.config, num_layers=1, windows=(), positions="rope",
-      post_norms=False)
   try:
-    net = ChimeraNet(config, dtype=target.dtype,
-                     backend=target.module.backend, **hyper)
+    net = ChimeraNet(
+        feature_model.layer_config(target.config), dtype=target.dtype,
+        backend=target.module.backend, **hyper)
   except TypeError as error:
     raise ValueError(f"trained part {part!r}: {error}") from error
   return ChimeraModel(net, target, part)

@@ -129,7 +129,7 @@ def accepted(model: early_exit.EarlyExit, params: Any, tokens: jax.Array,
 
 def evaluator(options: AdapterRecipe, model: early_exit.EarlyExit, frozen: Any,
               windows: np.ndarray) -> Callable[[Any], dict[str, float]]:
-  """`params -> metrics` on held-out windows; see `features.evaluator`."""
+  """`params -> metrics` on held-out windows; see `columns.evaluator`."""
   return columns.evaluator(
       lambda params, frozen, tokens: accepted(
           model, {**frozen, model.part: params}, tokens, options.judged_depth),
