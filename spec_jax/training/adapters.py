@@ -74,10 +74,8 @@ def recipe(options: AdapterRecipe, model: early_exit.EarlyExit, frozen: Any
     del key
     return objective(model, params, frozen, tokens)
 
-  return loop.Recipe(
-      lambda key: start(model, frozen, key), loss, optimizers.adam(
-          options.learning_rate, options.num_steps,
-          warmup=min(50, max(1, options.num_steps // 4)), decay=options.decay))
+  return loop.Recipe(lambda key: start(model, frozen, key), loss,
+                     optimizers.of_part(options))
 
 
 def _in_dtype(model, dtype):

@@ -118,9 +118,7 @@ def recipe(options: ChimeraRecipe, model: chimera.ChimeraModel, frozen: Any
 
   return loop.Recipe(
       lambda key: model.start_as(model.init(key), frozen["target"]), loss,
-      optimizers.adam(
-          options.learning_rate, options.num_steps,
-          warmup=min(50, max(1, options.num_steps // 4)), decay=options.decay))
+      optimizers.of_part(options))
 
 
 def objective(options: ChimeraRecipe, model: chimera.ChimeraModel, params: Any,

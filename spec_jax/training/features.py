@@ -92,15 +92,13 @@ def recipe(options: FeatureRecipe, model: feature_model.FeatureModel,
     begin: parameters to begin with; None for fresh ones.
   """
   model = in_dtype(model, options.dtype)
-  make = optimizers.BY_NAME[options.optimizer]
   init = lambda key: start(model, frozen, key) if begin is None else begin
 
   def loss(params, frozen, tokens, key):
     return objective(options, model, params, frozen, tokens, key)
 
-  return loop.Recipe(init, loss, make(
-      options.learning_rate, options.num_steps,
-      warmup=min(50, max(1, options.num_steps // 4)), decay=options.decay))
+  return loop.Recipe(
+      init, loss, optimizers.of_part(options, options.optimizer))
 
 
 def start(model: feature_model.FeatureModel, frozen: Any, key: jax.Array

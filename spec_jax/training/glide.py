@@ -84,9 +84,7 @@ def recipe(options: GlideRecipe, target: contract.LinenModel) -> loop.Recipe:
     return losses.next_token(
         model.score(params, tokens, seen).logits, tokens), {}
 
-  return loop.Recipe(model.init, loss, optimizers.adam(
-      options.learning_rate, options.num_steps,
-      warmup=min(50, max(1, options.num_steps // 4)), decay=options.decay))
+  return loop.Recipe(model.init, loss, optimizers.of_part(options))
 
 
 def accepted(model: glide.GlideModel, target: contract.LinenModel, params: Any,

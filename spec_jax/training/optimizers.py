@@ -1,5 +1,7 @@
 """Optimisers for small decoders."""
 
+from typing import Any
+
 import jax
 import optax
 from optax import contrib
@@ -66,6 +68,16 @@ def trapezoid(peak: float, num_steps: int, warmup: int, decay: float
 
 
 BY_NAME = {"muon": muon, "adam": adam}
+
+
+def of_part(options: Any, name: str = "adam") -> optax.GradientTransformation:
+  """For the recipe of a part: `learning_rate`, `num_steps` and `decay`.
+
+  A short training warms up for a quarter of its steps, one of them at least.
+  """
+  return BY_NAME[name](
+      options.learning_rate, options.num_steps,
+      warmup=min(50, max(1, options.num_steps // 4)), decay=options.decay)
 
 
 def _kernel_axes(params):
