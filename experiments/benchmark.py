@@ -46,11 +46,16 @@ def define(values: flags.FlagValues) -> None:
                        lower_bound=0, flag_values=values)
   flags.DEFINE_list("batch", ["1"], "Rows decoded at once, one or more sizes.",
                     flag_values=values)
-  flags.DEFINE_integer("repeats", 3, "Timed passes per system and cell.",
-                       lower_bound=1, flag_values=values)
   flags.DEFINE_bool("truncate", True, "Whether contexts that are too long lose"
                     " their oldest tokens (counted in the row); else the cell"
                     " fails.", flag_values=values)
+  define_timing(values)
+
+
+def define_timing(values: flags.FlagValues) -> None:
+  """--repeats, --audit: what `measure` asks for."""
+  flags.DEFINE_integer("repeats", 3, "Timed passes per system and cell.",
+                       lower_bound=1, flag_values=values)
   flags.DEFINE_bool("audit", True, "Whether to hold the acceptance against the"
                     " optimum, at temperature > 0.", flag_values=values)
 
