@@ -32,11 +32,9 @@ from experiments import drafter_shapes
 from experiments import drafter_table
 from experiments import part_training
 from experiments import train
-from spec_jax import systems
 from spec_jax.evaluation import prompts as prompts_lib
 from spec_jax.evaluation import report
 from spec_jax.evaluation import workload as workload_lib
-from spec_jax.models import bundle as bundle_lib
 from spec_jax.models import part_file
 from spec_jax.training import loop
 
@@ -61,8 +59,7 @@ def define(values: flags.FlagValues) -> None:
                        " to learn from.", lower_bound=2, flag_values=values)
   flags.DEFINE_string("corpus", None, "As of experiments.train.",
                       flag_values=values)
-  flags.DEFINE_list("shape", ["chain", "tree"], "Of the drafts:"
-                    f" {', '.join(drafter_shapes.SHAPES)}.", flag_values=values)
+  drafter_shapes.define(values)
   common.define_decoding(values, ("0", "0.8"))
   flags.DEFINE_integer("num_prompts", 4, "Held-out prompts of the bundle; 0:"
                        " all.", lower_bound=0, flag_values=values)
@@ -99,7 +96,7 @@ def run(values: flags.FlagValues) -> int:
     decoded = []
     for shape in drafter_shapes.shapes_of(name):
       if shape in values.shape:
-        choice = choose(bench.bundle, name, shape)
+        choice = drafter_shapes.choose(bench.bundle, name, shape)
         decoded += [_decoded(values, bench, baseline, choice, shape, work, t)
                     for t in temperatures]
     failed += sum("error" in row for row in decoded)
@@ -113,21 +110,11 @@ def run(values: flags.FlagValues) -> int:
 
 def check(values: flags.FlagValues) -> None:
   """Raises ValueError for systems and shapes that are not known."""
-  for flag, known in (("system", drafter_shapes.BY_SYSTEM),
-                      ("shape", drafter_shapes.SHAPES)):
-    for value in getattr(values, flag):
-      if value not in known:
-        raise ValueError(f"--{flag}={value}, expected some of"
-                         f" {', '.join(known)}.")
-
-
-def choose(bundle: bundle_lib.Bundle, name: str, shape: str) -> common.Choice:
-  """A system that drafts in a shape."""
-  hyper = drafter_shapes.hyper_parameters(name, shape)
-  system, params = systems.build(name, bundle, **hyper)
-  return common.Choice(name, system, params,
-                       systems.hyper_parameters(name) | hyper,
-                       systems.info(name).exact)
+  drafter_shapes.check(values)
+  for name in values.system:
+    if name not in drafter_shapes.BY_SYSTEM:
+      raise ValueError(f"--system={name}, expected some of"
+                       f" {', '.join(drafter_shapes.BY_SYSTEM)}.")
 
 
 def _shipped(bench, name):

@@ -9,6 +9,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from absl import flags
+
+from experiments import common
+from spec_jax import systems
+from spec_jax.models import bundle as bundle_lib
+
 SHAPES = ("chain", "tree", "published")
 
 _LEVELS = 4
@@ -56,6 +62,20 @@ BY_SYSTEM: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType({
 })
 
 
+def define(values: flags.FlagValues) -> None:
+  """--shape."""
+  flags.DEFINE_list("shape", ["chain", "tree"], "Of the drafts, one or more of"
+                    f" {', '.join(SHAPES)}.", flag_values=values)
+
+
+def check(values: flags.FlagValues) -> None:
+  """Raises ValueError for shapes that are not known."""
+  for shape in values.shape:
+    if shape not in SHAPES:
+      raise ValueError(
+          f"--shape={shape}, expected some of {', '.join(SHAPES)}.")
+
+
 def shapes_of(name: str) -> tuple[str, ...]:
   """The shapes a system knows."""
   known = BY_SYSTEM[name]
@@ -66,3 +86,12 @@ def shapes_of(name: str) -> tuple[str, ...]:
 def hyper_parameters(name: str, shape: str) -> dict[str, Any]:
   """What a system is built with; nothing for its published default."""
   return dict(BY_SYSTEM[name].get(shape, {}))
+
+
+def choose(bundle: bundle_lib.Bundle, name: str, shape: str) -> common.Choice:
+  """A system that drafts in a shape; raises ValueError if it cannot be."""
+  hyper = hyper_parameters(name, shape)
+  system, params = systems.build(name, bundle, **hyper)
+  return common.Choice(name, system, params,
+                       systems.hyper_parameters(name) | hyper,
+                       systems.info(name).exact)

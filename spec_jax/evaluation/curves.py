@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 import io
 
 import matplotlib.figure
@@ -33,6 +34,42 @@ def training_curves(logs: Mapping[str, Sequence[Mapping[str, float]]],
     axis.set_xlabel("million tokens", fontsize=9, color=_INK)
     axis.set_ylabel("loss (nats per token)", fontsize=9, color=_INK)
     axis.spines[["top", "right"]].set_visible(False)
+  return _png(figure)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Law:
+  """Points, a line through them, and its band, `[n]` each; x rises."""
+
+  title: str
+  x_label: str
+  y_label: str
+  x: Sequence[float]
+  y: Sequence[float]
+  line: Sequence[float]
+  low: Sequence[float]
+  high: Sequence[float]
+
+
+def laws(panels: Sequence[Law]) -> bytes:
+  """A PNG with one panel per law, x on a logarithmic scale."""
+  figure = matplotlib.figure.Figure(
+      figsize=(4.2 * len(panels), 3.2), dpi=130, layout="constrained")
+  for axis, law in zip(
+      figure.subplots(1, len(panels), squeeze=False)[0], panels):
+    axis.fill_between(law.x, law.low, law.high, color=_LINE, alpha=0.15,
+                      linewidth=0)
+    axis.plot(law.x, law.line, color=_LINE, linewidth=1.2)
+    axis.plot(law.x, law.y, "o", color=_HELD, markersize=5)
+    axis.set_xscale("log")
+    axis.set_title(law.title, fontsize=10.5, color=_INK, loc="left")
+    axis.set_xlabel(law.x_label, fontsize=9, color=_INK)
+    axis.set_ylabel(law.y_label, fontsize=9, color=_INK)
+    axis.spines[["top", "right"]].set_visible(False)
+  return _png(figure)
+
+
+def _png(figure):
   buffer = io.BytesIO()
   figure.savefig(buffer, format="png", facecolor="white")
   return buffer.getvalue()
