@@ -68,6 +68,8 @@ def run(values: flags.FlagValues) -> int:
         sizes(values, flag) for flag in ("steps", "layers", "batches"))
     if not steps:
       raise ValueError("--steps is empty, expected at least one number.")
+    if len(common.temperatures(values)) != 1:
+      raise ValueError(f"--temperature={values.temperature}, expected one.")
     bench = part_training.open_bench(
         values.models, values.corpus, report.make_folder(values.out),
         values.seed, 50)

@@ -10,31 +10,26 @@ flags, goes on where it stopped. The acceptance by depth is that of greedy
 drafts on the target's own held-out text, as the trainers judge it.
 """
 
-from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import functools
-import pathlib
 import shutil
 import sys
 import time
-from typing import Any
 
 from absl import flags
 from absl import logging
 import jax
 import numpy as np
 
-from experiments import benchmark
 from experiments import cells
 from experiments import common
+from experiments import drafter_cells
 from experiments import drafter_shapes
 from experiments import drafter_table
 from experiments import part_training
 from experiments import train
-from spec_jax.evaluation import prompts as prompts_lib
 from spec_jax.evaluation import report
-from spec_jax.evaluation import workload as workload_lib
 from spec_jax.models import part_file
 from spec_jax.training import loop
 
@@ -59,11 +54,7 @@ def define(values: flags.FlagValues) -> None:
                        " to learn from.", lower_bound=2, flag_values=values)
   flags.DEFINE_string("corpus", None, "As of experiments.train.",
                       flag_values=values)
-  drafter_shapes.define(values)
-  common.define_decoding(values, ("0", "0.8"))
-  flags.DEFINE_integer("num_prompts", 4, "Held-out prompts of the bundle; 0:"
-                       " all.", lower_bound=0, flag_values=values)
-  benchmark.define_timing(values)
+  drafter_cells.define(values)
   flags.DEFINE_string("out", "out/drafter_race", "Folder of trainings, cells,"
                       " table and plot.", flag_values=values)
 
@@ -71,19 +62,12 @@ def define(values: flags.FlagValues) -> None:
 def run(values: flags.FlagValues) -> int:
   """The program; exit code 1 if a cell failed."""
   logging.set_verbosity(logging.WARNING)  # Orbax tells about every file.
-  temperatures = common.temperatures(values)
   with common.clean_errors():
     check(values)
-    folder = report.make_folder(values.out)
-    report.make_folder(folder / "cells")
     bench = part_training.open_bench(
-        values.models, values.corpus, folder, values.seed, 50)
-  (baseline,), _ = common.choose(bench.bundle, [common.BASELINE], ())
-  work = workload_lib.Workload(
-      prompts_lib.from_texts(bench.bundle.prompts, bench.bundle.name)[
-          :values.num_prompts or None], bench.bundle.tokenizer,
-      bench.bundle.target.config.max_positions, values.max_new_tokens,
-      seed=values.seed, truncate=True)
+        values.models, values.corpus, report.make_folder(values.out),
+        values.seed, 50)
+    course = drafter_cells.Course(values, bench.bundle, bench.folder)
   rows, failed = [], 0
   for name in (n for n in drafter_shapes.BY_SYSTEM if n in values.system):
     try:
@@ -96,21 +80,20 @@ def run(values: flags.FlagValues) -> int:
     decoded = []
     for shape in drafter_shapes.shapes_of(name):
       if shape in values.shape:
-        choice = drafter_shapes.choose(bench.bundle, name, shape)
-        decoded += [_decoded(values, bench, baseline, choice, shape, work, t)
-                    for t in temperatures]
+        decoded += course.cells(bench.bundle, drafter_shapes.choose(
+            bench.bundle, name, shape), shape)
     failed += sum("error" in row for row in decoded)
     rows.append({"system": name, "part": part, "decoded": decoded})
     with common.clean_errors():
-      drafter_table.write(folder, common.flags_of(values), rows)
+      drafter_table.write(bench.folder, common.flags_of(values), rows)
   print(drafter_table.text(rows))
-  print(f"{failed} failed: {folder}" if failed else f"written: {folder}")
+  print(f"{failed} failed: {bench.folder}" if failed
+        else f"written: {bench.folder}")
   return 1 if failed else 0
 
 
 def check(values: flags.FlagValues) -> None:
-  """Raises ValueError for systems and shapes that are not known."""
-  drafter_shapes.check(values)
+  """Raises ValueError for systems that are not known."""
   for name in values.system:
     if name not in drafter_shapes.BY_SYSTEM:
       raise ValueError(f"--system={name}, expected some of"
@@ -133,7 +116,8 @@ def _trained(values, bench, name):
   key = {"models": cells.fingerprint(bench.bundle), "system": name,
          "minutes": values.minutes, "steps": values.steps,
          "seed": values.seed, **changes}
-  path = cells.path_of(bench.folder / "cells", f"{name}-training", key)
+  path = cells.path_of(
+      report.make_folder(bench.folder / "cells"), f"{name}-training", key)
   file = bench.folder / part_file.FOLDER / f"{name}.safetensors"
   if not file.exists():
     path.unlink(missing_ok=True)
@@ -192,20 +176,6 @@ class Laps:
 
 def _size(params):
   return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def _decoded(values, bench, baseline, choice, shape, work, temperature
-             ) -> Mapping[str, Any]:
-  """A cell: one system in one shape at one temperature."""
-  key = benchmark.cell_key(bench.bundle.name, work, temperature, choice) | {
-      "models": cells.fingerprint(bench.bundle), "shape": shape,
-      "repeats": values.repeats, "audit": values.audit,
-      "environment": cells.stable_environment()}
-  path: pathlib.Path = cells.path_of(
-      bench.folder / "cells",
-      f"{choice.name}-{shape}-t{temperature:g}", key)
-  return cells.finish(path, key, functools.partial(
-      benchmark.measure, values, baseline, choice, work, temperature))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

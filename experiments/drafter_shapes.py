@@ -90,8 +90,13 @@ def hyper_parameters(name: str, shape: str) -> dict[str, Any]:
 
 def choose(bundle: bundle_lib.Bundle, name: str, shape: str) -> common.Choice:
   """A system that drafts in a shape; raises ValueError if it cannot be."""
-  hyper = hyper_parameters(name, shape)
+  return build(bundle, name, hyper_parameters(name, shape))
+
+
+def build(bundle: bundle_lib.Bundle, name: str, hyper: Mapping[str, Any]
+          ) -> common.Choice:
+  """A system with these hyper-parameters, nothing that the bundle tuned."""
   system, params = systems.build(name, bundle, **hyper)
   return common.Choice(name, system, params,
-                       systems.hyper_parameters(name) | hyper,
+                       systems.hyper_parameters(name) | dict(hyper),
                        systems.info(name).exact)

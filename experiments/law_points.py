@@ -6,16 +6,11 @@ from typing import Any
 from absl import flags
 import jax
 
-from experiments import benchmark
-from experiments import cells
-from experiments import common
+from experiments import drafter_cells
 from experiments import drafter_shapes
 from experiments import part_training
 from experiments import parts
 from experiments import train
-from spec_jax.evaluation import prompts as prompts_lib
-from spec_jax.evaluation import report
-from spec_jax.evaluation import workload as workload_lib
 from spec_jax.training import loop
 
 _MEASURE = "eval_tokens_per_call"
@@ -23,13 +18,8 @@ _MEASURE = "eval_tokens_per_call"
 
 def systems() -> list[str]:
   """Those whose recipe judges by tokens per call."""
-  return sorted(name for name, trainer in parts.TRAINERS.items()
-                if hasattr(recipe_of(trainer), "judged_depth"))
-
-
-def recipe_of(trainer: Any) -> Any:
-  """The recipe that a trainer was given, the last of what it was."""
-  return (getattr(trainer, "args", ()) or (None,))[-1]
+  return sorted(name for name in parts.TRAINERS
+                if hasattr(parts.recipe_of(name), "judged_depth"))
 
 
 class Lab:
@@ -41,7 +31,7 @@ class Lab:
 
   def __init__(self, values: flags.FlagValues, bench: part_training.Bench):
     self._values, self._bench = values, bench
-    self._recipe = recipe_of(parts.TRAINERS[values.system])
+    self._recipe = parts.recipe_of(values.system)
     self.ceiling = 1 + self._recipe.judged_depth
 
   def of_data(self, steps: int) -> dict[str, float]:
@@ -68,27 +58,14 @@ class Lab:
       raise ValueError(f"--batches: {batch}, expected at most the"
                        f" {len(prompts)} prompts of the bundle.")
     bench = self._bench.with_part(name, *self._trained(str(steps), steps))
-    (baseline,), _ = common.choose(bench.bundle, [common.BASELINE], ())
-    work = workload_lib.Workload(
-        prompts_lib.from_texts(prompts[:batch], bench.bundle.name),
-        bench.bundle.tokenizer,
-        bench.bundle.target.config.max_positions, values.max_new_tokens, batch,
-        values.seed, truncate=True)
+    course = drafter_cells.Course(
+        values, bench.bundle, bench.folder, batch, num_prompts=batch)
     speeds = {}
     for shape in drafter_shapes.shapes_of(name):
       if shape not in values.shape:
         continue
-      choice = drafter_shapes.choose(bench.bundle, name, shape)
-      key = benchmark.cell_key(
-          bench.bundle.name, work, common.temperatures(values)[0], choice) | {
-              "models": cells.fingerprint(bench.bundle),
-              "environment": cells.stable_environment(),
-              "repeats": values.repeats}
-      folder = report.make_folder(bench.folder / "cells")
-      row = cells.finish(
-          cells.path_of(folder, f"{name}-{shape}-b{batch}", key), key,
-          functools.partial(benchmark.measure, values, baseline, choice, work,
-                            key["temperature"]))
+      row = course.cells(bench.bundle, drafter_shapes.choose(
+          bench.bundle, name, shape), shape)[0]
       if "error" in row:
         raise ValueError(f"{name} as {shape}: {row['error']}")
       speeds[shape] = row["result"]["clock"]["tokens_per_second"]["median"]

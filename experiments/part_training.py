@@ -61,12 +61,17 @@ class Bench:
       progress: `num_steps ->` context of a function for `loop.fit`.
       folder: of checkpoints and log; default: below the bench's.
     """
-    return parts.TRAINERS[name](parts.Run(
+    return parts.TRAINERS[name](self.run(name, changes, progress, folder))
+
+  def run(self, name: str, changes: Mapping[str, Any],
+          progress: Callable[[int], Any], folder: pathlib.Path | None = None
+          ) -> parts.Run:
+    """What the trainer of a part works with; arguments as of `fit`."""
+    return parts.Run(
         bundle=self.bundle, train=self.train, heldout=self.heldout,
         own_text=self.own_text, folder=folder or self.folder / name,
-        seed=self.seed,
-        checkpoint_every=self.checkpoint_every, changes=changes,
-        progress=progress))
+        seed=self.seed, checkpoint_every=self.checkpoint_every,
+        changes=changes, progress=progress)
 
   def own_text(self, options: Any, stream: np.ndarray,
                temperatures: tuple[float, ...] = _OWN_TEMPERATURES

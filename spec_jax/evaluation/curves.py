@@ -69,6 +69,33 @@ def laws(panels: Sequence[Law]) -> bytes:
   return _png(figure)
 
 
+def over_size(lines: Mapping[str, Mapping[str, Sequence[tuple]]],
+              x_label: str, y_labels: Sequence[str]) -> bytes:
+  """A PNG: a row of panels for each heading, a panel for each measure.
+
+  Args:
+    lines: by heading and name: `(x, measure, measure, ...)`, x rising.
+    x_label: of all; on a logarithmic scale.
+    y_labels: of the measures.
+  """
+  figure = matplotlib.figure.Figure(
+      figsize=(4.6 * len(y_labels), 3.2 * len(lines)), dpi=130,
+      layout="constrained")
+  axes = figure.subplots(len(lines), len(y_labels), squeeze=False)
+  for row, (heading, found) in zip(axes, lines.items()):
+    for place, (axis, y_label) in enumerate(zip(row, y_labels), 1):
+      for name, points in found.items():
+        axis.plot([p[0] for p in points], [p[place] for p in points],
+                  marker="o", markersize=4, linewidth=1.2, label=name)
+      axis.set_xscale("log", base=2)
+      axis.set_title(heading, fontsize=10.5, color=_INK, loc="left")
+      axis.set_xlabel(x_label, fontsize=9, color=_INK)
+      axis.set_ylabel(y_label, fontsize=9, color=_INK)
+      axis.spines[["top", "right"]].set_visible(False)
+    row[0].legend(fontsize=7, frameon=False)
+  return _png(figure)
+
+
 def _png(figure):
   buffer = io.BytesIO()
   figure.savefig(buffer, format="png", facecolor="white")
