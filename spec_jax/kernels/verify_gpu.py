@@ -98,8 +98,8 @@ def _kernel(children_ref, tokens_ref, logits_ref, *refs, rule, sampling,
       return rows.first_largest(logits)
     q = rows.reader(law_refs[0], row, node)
     clocks = rows.reader(law_refs[-1], row, level)
-    law = rows.keep(None, verify_law.emit(
-        rows, rule, sampling, logits, None, q, drafts, tokens))
+    law = verify_law.law(
+        rows, rule, sampling, logits, None, q, drafts, tokens)
     return rows.first_largest(lambda at: law(at) / clocks(at))
 
   def write(slot, value):

@@ -31,7 +31,7 @@ _TINY = 8 * float(jnp.finfo(jnp.float32).eps)
 
 
 def supports(rule, sampling, tree, p_logits) -> bool:
-  """Whether `emit` is the law of this rule and this sampling."""
+  """Whether `law` is that of this rule and this sampling."""
   return (rule in RULES and not sampling.needs_seen
           and p_logits.shape[-1] <= MOST_VOCAB
           and (rule == "match" or (tree.q is not None
@@ -85,8 +85,8 @@ def verdict(out: jax.Array) -> types.Verdict:
   return types.Verdict(out[:, :-2], out[:, -2], out[:, -1])
 
 
-def emit(rows, rule, sampling, logits, probs, q, drafts, tokens):
-  """The law of the emitted token; the readers may be written over.
+def law(rows, rule, sampling, logits, probs, q, drafts, tokens):
+  """A reader of the law of the emitted token; the others may be written over.
 
   Args:
     rows: see above.
@@ -98,7 +98,7 @@ def emit(rows, rule, sampling, logits, probs, q, drafts, tokens):
     drafts: the children of the node, -1 = none.
     tokens: theirs.
   """
-  probs = shape(rows, sampling, logits, probs)
+  probs = _shape(rows, sampling, logits, probs)
   if rule == "match":
     return probs
   shares, alive = [], jnp.float32(1)
@@ -108,13 +108,13 @@ def emit(rows, rule, sampling, logits, probs, q, drafts, tokens):
     if rule == "without_replacement":
       q = _drop(rows, q, draft >= 0, token)
 
-  def law(at):
+  def emitted(at):
     shared = jnp.zeros_like(probs(at))
     for token, share in zip(tokens, shares):
       shared = shared + jnp.where(at.tokens == token, share, 0.0)
     return shared + alive * probs(at)
 
-  return law
+  return emitted
 
 
 def ordered(x):
@@ -144,7 +144,7 @@ def largest(holds, low, num_bits, bits, num_steps=None):
   return lax.fori_loop(0, num_steps, settle, jnp.int32(low))
 
 
-def shape(rows, sampling, logits, probs):
+def _shape(rows, sampling, logits, probs):
   """From logits to the law; see `core.sampling.Sampling`."""
   def scaled(at):
     x = logits(at) / sampling.temperature

@@ -93,7 +93,7 @@ def _kernel(children_ref, tokens_ref, keys_ref, *refs, rule, sampling, vocab,
   def emit(level, node, drafts, tokens):
     for source, target in zip(law_refs, (logits, q)):
       rows.fetch(source.at[row], node, target, arrived)
-    law = verify_law.emit(rows, rule, sampling, *map(_Reader, (
+    law = verify_law.law(rows, rule, sampling, *map(_Reader, (
         logits, probs, q)), drafts, tokens)
     at = 2 * (row * num_levels + level)
     return _race(rows, law, keys_ref[at], keys_ref[at + 1])
