@@ -71,15 +71,23 @@ def merged(params: Any, change: Any) -> Any:
       raise ValueError(
           f"the change of {'/'.join(path)} has no place in this target, which"
           f" has {', '.join(sorted(map('/'.join, flat))[:3])}, ...")
-    old = flat[path]
-    if isinstance(own, dict):
-      own = old.astype(jnp.float32) + jnp.tensordot(own["a"], own["b"], 1)
+    old, is_pair = flat[path], isinstance(own, dict)
+    own = _product(path, **own) if is_pair else own
     if own.shape != old.shape:
       raise ValueError(
           f"the change of {'/'.join(path)} has shape {own.shape}, the target's"
           f" has {old.shape}.")
+    own = old.astype(jnp.float32) + own if is_pair else own
     flat[path] = own.astype(old.dtype)
   return traverse_util.unflatten_dict(flat)
+
+
+def _product(path, a, b):
+  if a.shape[-1] != b.shape[0]:
+    raise ValueError(
+        f"the factors of {'/'.join(path)} have shapes {a.shape} and {b.shape},"
+        " expected the last axis of one to be as long as the other's first.")
+  return jnp.tensordot(a, b, 1)
 
 
 def adapted(params: Any, name: str) -> Any:
