@@ -6,12 +6,12 @@ thin factors, the second of which starts at zero; here it is not scaled. A
 factors their product is added, an array takes the parameter's place.
 """
 
+import math
 from typing import Any
 
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from spec_jax.models import decoder
 
@@ -40,12 +40,11 @@ def init(key: jax.Array, params: Any, rank: int) -> Any:
     if num_in is None:
       continue
     read, written = kernel.shape[:num_in], kernel.shape[num_in:]
-    size, most = int(np.prod(read)), min(int(np.prod(read)),
-                                         int(np.prod(written)))
-    if not 1 <= rank < most:
+    size, num_out = math.prod(read), math.prod(written)
+    if not 1 <= rank < min(size, num_out):
       raise ValueError(
-          f"rank={rank}: {'/'.join(path)} maps {size} values to"
-          f" {int(np.prod(written))}, expected 1 to {most - 1}.")
+          f"rank={rank}: {'/'.join(path)} maps {size} values to {num_out},"
+          f" expected 1 to {min(size, num_out) - 1}.")
     key, own = jax.random.split(key)
     factors[path] = {
         "a": jax.random.normal(own, read + (rank,)) * size ** -0.5,
