@@ -71,7 +71,9 @@ def run(values: flags.FlagValues) -> int:
   choices, skipped = common.choose(bundle, values.system, values.set)
   for name, reason in skipped.items():
     print(f"left out: {name}: {reason}")
-  (baseline,), _ = common.choose(bundle, [common.BASELINE], ())
+  baselines = {choice.baseline: choice for choice in
+               common.with_baselines(bundle, choices)
+               if choice.name == choice.baseline}
   with common.clean_errors():
     files = read_files(values, bundle)
     works = [workload(values, bundle, rows, batch)
@@ -88,7 +90,7 @@ def run(values: flags.FlagValues) -> int:
       plan, desc="cells", unit="cell"):
     key = common_key | cell_key(label, work, temperature, choice)
     measure_fn = functools.partial(
-        measure, values, baseline, choice, work, temperature)
+        measure, values, baselines[choice.baseline], choice, work, temperature)
     with common.clean_errors():
       rows.append(cells.finish(
           cell_path(folder / "cells", key), key, measure_fn))
