@@ -26,7 +26,7 @@ def define(values: flags.FlagValues) -> None:
 
 
 class Course:
-  """What every drafter has to decode, and the baseline beside it."""
+  """What every drafter has to decode, beside plain decoding."""
 
   def __init__(self, values: flags.FlagValues, bundle: bundle_lib.Bundle,
                folder: pathlib.Path, batch: int = 1,
@@ -65,7 +65,9 @@ class Course:
             for t in self._temperatures]
 
   def _cell(self, bundle, choice, temperature, more):
-    values = self._values
+    values, baseline = self._values, self._baseline
+    if choice.baseline != baseline.name:
+      baseline = common.baseline_of(bundle, choice)
     key = benchmark.cell_key(self._label, self._work, temperature, choice) | {
         "models": cells.fingerprint(bundle), "repeats": values.repeats,
         "audit": values.audit, "environment": cells.stable_environment(),
@@ -74,5 +76,5 @@ class Course:
         v, (str, int))), f"t{temperature:g}", f"b{self._work.batch}"])
     return cells.finish(
         cells.path_of(self._folder, stem, key), key, functools.partial(
-            benchmark.measure, values, self._baseline, choice, self._work,
+            benchmark.measure, values, baseline, choice, self._work,
             temperature))

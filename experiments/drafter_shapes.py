@@ -31,6 +31,7 @@ _CHAIN = MappingProxyType({"chain": {}})
 # who begins with another's part follows it.
 BY_SYSTEM: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType({
     "medusa_1": _STATIC,
+    "medusa_2": _STATIC,
     "bpd": _CHAIN,
     "token_embedding_speculator": MappingProxyType({
         "chain": {"branching": (1, 1, 1), "candidates": 1},
@@ -99,4 +100,4 @@ def build(bundle: bundle_lib.Bundle, name: str, hyper: Mapping[str, Any]
   system, params = systems.build(name, bundle, **hyper)
   return common.Choice(name, system, params,
                        systems.hyper_parameters(name) | dict(hyper),
-                       systems.info(name).exact)
+                       systems.info(name).exact, common.baseline_name(name))
