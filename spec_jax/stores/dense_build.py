@@ -12,6 +12,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from typing import Any
@@ -141,7 +142,7 @@ class _Build:
 
   def keep(self, parts_fn, on_rows):
     """The first hidden states as they are, until there are enough."""
-    self._grow(parts_fn, on_rows, _HIDDEN, np.float16, self.plan.hidden_size,
+    self._grow(parts_fn, on_rows, _HIDDEN, self.plan.hidden_size,
                lambda hidden: hidden, self.plan.fit_keys)
     if not self.progress["rows"]:
       raise ValueError(f"{self.folder}: no hidden states to store, expected"
@@ -155,7 +156,7 @@ class _Build:
     dense_store.save_arrays(self.folder, {
         "mean": projection.mean, "std": projection.std,
         "components": projection.components})
-    keys = self._open("keys.npy", np.float16, self.plan.dims, 0)
+    keys = self._open("keys.npy", np.float16, (self.plan.dims,), 0)
     for begin in range(0, len(hidden), _PROJECTED):
       keys.append(projection(hidden[begin:begin + _PROJECTED]))
     keys.close()
@@ -165,8 +166,8 @@ class _Build:
   def read(self, parts_fn, on_rows):
     """All further hidden states, as keys."""
     projection = self._projection()
-    self._grow(parts_fn, on_rows, "keys.npy", np.float16, self.plan.dims,
-               projection, None)
+    self._grow(parts_fn, on_rows, "keys.npy", self.plan.dims, projection,
+               math.inf)
     self._next("k-means")
 
   def cluster(self, on_cells):
@@ -174,9 +175,8 @@ class _Build:
     keys, plan = self._load("keys.npy"), self.plan
     values = self._load("values.npy")
     if not len(keys) == len(values) == self.progress["rows"]:
-      raise notes.broken(
-          self.folder, f"{len(keys)} keys, {len(values)} continuations, expected"
-          f" {self.progress['rows']}")
+      raise notes.broken(self.folder, f"{len(keys)} keys, {len(values)}"
+                         f" continuations, expected {self.progress['rows']}")
     sample, centres = dense_index.start(keys, plan.num_cells or None)
     if self.progress["rounds"]:
       centres = self._load(_ROUND.format(self.progress["rounds"]))
@@ -211,20 +211,19 @@ class _Build:
         self.folder, plan.vocab_size, plan.end_of_document,
         self.progress["explained"], plan=plan.as_dict())
 
-  def _grow(self, parts_fn, on_rows, name, dtype, width, state_fn, limit):
+  def _grow(self, parts_fn, on_rows, name, width, state_fn, limit):
     """Appends parts to two files, up to a limit or the plan's."""
-    done, most = self.progress, self.plan.max_tokens
-    limit = min(limit or most, most or limit) if limit or most else None
+    done, most = self.progress, self.plan.max_tokens or math.inf
     self._next(done["stage"])
-    firsts = self._open(name, dtype, width, done["rows"])
-    values = self._open("values.npy", np.uint32, self.plan.following,
+    firsts = self._open(name, np.float16, (width,), done["rows"])
+    values = self._open("values.npy", np.uint32, (self.plan.following,),
                         done["rows"])
     parts, saved = parts_fn(done["parts"]), done["rows"]
-    while limit is None or done["rows"] < limit:
+    while done["rows"] < min(limit, most):
       part = next(parts, None)
       if part is None:
         break
-      left = len(part[0]) if not most else most - done["rows"]
+      left = int(min(most - done["rows"], len(part[0])))
       firsts.append(state_fn(part[0][:left]))
       values.append(part[1][:left])
       done |= {"parts": done["parts"] + 1, "rows": firsts.count}
@@ -237,8 +236,7 @@ class _Build:
     firsts.close()
     values.close()
 
-  def _open(self, name, dtype, width, count):
-    shape = width if isinstance(width, tuple) else (width,)
+  def _open(self, name, dtype, shape, count):
     return notes.Rows(self.folder / name, dtype, shape, count)
 
   def _load(self, name):

@@ -1,4 +1,4 @@
-"""What a build has done, noted in its folder, so that an interrupted one goes on.
+"""What a build has done, noted in its folder, so that it can be interrupted.
 
 A build's files grow; `progress.json` says how much of them counts and what is
 built, and goes when the store's header comes. A note is written whole or not at

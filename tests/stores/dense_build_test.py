@@ -1,4 +1,4 @@
-"""Builds that are interrupted anywhere go on; foreign folders are left alone."""
+"""Builds interrupted anywhere go on; foreign folders are left alone."""
 
 import dataclasses
 import json
