@@ -90,7 +90,8 @@ def build(folder: str | os.PathLike, plan: Plan,
     parts_fn: yields the parts from a number on, always the same ones.
     on_rows: called with the hidden states read, for progress.
     on_cells: called in the stages "k-means", with the rounds done, and "cells",
-      with the keys assigned.
+      with the keys assigned
+      that are noted.
     save_every: hidden states between two notes of what is done.
 
   Raises:
@@ -201,7 +202,7 @@ class _Build:
         owned.sync()
         self._next("cells", owned=owned.count)
         saved = owned.count
-      on_cells("cells", owned.count)
+        on_cells("cells", owned.count)
     owned.close()
     cells = dense_index.gather(centres, self._load(_OWNERS))
     dense_store.save_arrays(

@@ -41,7 +41,6 @@ class Consensus:
     with_self: whether a row may copy from its own text as well.
   """
 
-  vocab_size: int
   depth: int
   max_ngram: int
   min_share: float
@@ -125,6 +124,5 @@ def multi_sample(parts: registration.Parts, *, depth: int = 8,
     raise ValueError(f"min_share={min_share}, expected in (0, 1].")
   return registration.compose(
       "multi_sample", parts,
-      Consensus(parts.target.vocab_size, depth, max_ngram, min_share,
-                with_self),
+      Consensus(depth, max_ngram, min_share, with_self),
       matching.SampleAndMatch())
