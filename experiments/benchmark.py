@@ -50,12 +50,17 @@ def define(values: flags.FlagValues) -> None:
 
 
 def define_cells(values: flags.FlagValues) -> None:
-  """--repeats, --truncate and --audit: how a cell is measured."""
-  flags.DEFINE_integer("repeats", 3, "Timed passes per system and cell.",
-                       lower_bound=1, flag_values=values)
+  """--truncate, --repeats and --audit: how a cell is measured."""
   flags.DEFINE_bool("truncate", True, "Whether contexts that are too long lose"
                     " their oldest tokens (counted in the row); else the cell"
                     " fails.", flag_values=values)
+  define_timing(values)
+
+
+def define_timing(values: flags.FlagValues) -> None:
+  """--repeats, --audit: what `measure` asks for."""
+  flags.DEFINE_integer("repeats", 3, "Timed passes per system and cell.",
+                       lower_bound=1, flag_values=values)
   flags.DEFINE_bool("audit", True, "Whether to hold the acceptance against the"
                     " optimum, at temperature > 0.", flag_values=values)
 
@@ -99,7 +104,9 @@ def race_cells(values, folder: pathlib.Path, bundle,
     works: workloads by name.
     temperatures: of each workload.
   """
-  (baseline,), _ = common.choose(bundle, [common.BASELINE], ())
+  baselines = {choice.baseline: choice for choice in
+               common.with_baselines(bundle, choices)
+               if choice.name == choice.baseline}
   common_key = {
       "models": cells.fingerprint(bundle), "repeats": values.repeats,
       "audit": values.audit, "environment": cells.stable_environment()}
@@ -110,7 +117,7 @@ def race_cells(values, folder: pathlib.Path, bundle,
       plan, desc="cells", unit="cell"):
     key = common_key | cell_key(label, work, temperature, choice)
     measure_fn = functools.partial(
-        measure, values, baseline, choice, work, temperature)
+        measure, values, baselines[choice.baseline], choice, work, temperature)
     with common.clean_errors():
       rows.append(cells.finish(
           cell_path(folder / "cells", key), key, measure_fn))

@@ -163,7 +163,8 @@ class Choice:
     system: at temperature 1.
     params: its parameters.
     hyper: all its hyper-parameters, defaults included.
-    exact: whether it claims to be.
+    exact: whether it claims to be, for the target that it decodes.
+    baseline: the name of plain decoding of that target.
   """
 
   name: str
@@ -171,6 +172,7 @@ class Choice:
   params: spec_jax.Params
   hyper: dict[str, Any]
   exact: bool
+  baseline: str = BASELINE
 
   @property
   def executor(self) -> fused.Fused:
@@ -216,8 +218,31 @@ def choose(bundle: spec_jax.Bundle, names: Sequence[str] | None,
         continue
       chosen.append(Choice(
           name, system, params, systems.hyper_parameters(name) | hyper[name],
-          systems.info(name).exact))
+          systems.info(name).exact, baseline_name(name)))
   return chosen, skipped
+
+
+def baseline_name(name: str) -> str:
+  """What plain decoding of a system's target is called."""
+  return f"{BASELINE} ({name})" if systems.info(name).own_target else BASELINE
+
+
+def baseline_of(bundle: spec_jax.Bundle, choice: Choice) -> Choice:
+  """Plain decoding of the target that a system decodes."""
+  (plain,), _ = choose(
+      systems.bundle_of(choice.name, bundle), [BASELINE], ())
+  return dataclasses.replace(
+      plain, name=choice.baseline, baseline=choice.baseline)
+
+
+def with_baselines(bundle: spec_jax.Bundle, choices: Sequence[Choice]
+                   ) -> list[Choice]:
+  """The choices, and before them every baseline that is not among them."""
+  known, missing = {choice.name for choice in choices}, {}
+  for choice in choices:
+    if choice.baseline not in known | missing.keys():
+      missing[choice.baseline] = baseline_of(bundle, choice)
+  return [*missing.values(), *choices]
 
 
 def hyper_parameters(names: Sequence[str], overrides: Sequence[str]

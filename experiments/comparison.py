@@ -55,6 +55,7 @@ class Result:
     audit = None if self.audit is None else self.audit.as_dict()
     return {
         "system": self.choice.name, "exact": self.choice.exact,
+        "baseline": self.choice.baseline,
         "hyper_parameters": self.choice.hyper,
         "temperature": self.temperature,
         "counts": self.first.stats.as_dict(), "clock": self.timing.as_dict(),
@@ -84,10 +85,10 @@ def race(choices: Sequence[common.Choice], temperature: float,
          forwards: costs_lib.Forwards,
          on_lap: Callable[[str], None] = lambda name: None
          ) -> dict[str, Result]:
-  """Decodes the workload with every system in turn; one must be the baseline.
+  """Decodes the workload with every system in turn.
 
   Args:
-    choices: the systems.
+    choices: the systems, the baselines of all among them.
     temperature: of all.
     work: of all.
     repeats: passes per system.
@@ -102,17 +103,17 @@ def race(choices: Sequence[common.Choice], temperature: float,
     def run():
       done = workload_lib.run(clock, system, choice.params, work)
       first.setdefault(choice.name, done)
-      if choice.name == common.BASELINE:
+      if choice is choices[0]:
         forwards.sample()
       return done.lap
     return run
 
   laps = clock_lib.race({c.name: passer(c) for c in choices}, repeats, on_lap)
-  baseline, costs = laps[common.BASELINE], forwards.take()
+  costs = forwards.take()
   return {
       c.name: Result(c, temperature, first[c.name],
-                     clock_lib.timing(laps[c.name], baseline), costs[c.name],
-                     costs[common.BASELINE])
+                     clock_lib.timing(laps[c.name], laps[c.baseline]),
+                     costs[c.name], costs[c.baseline])
       for c in choices}
 
 

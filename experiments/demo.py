@@ -70,6 +70,7 @@ def run(values: flags.FlagValues) -> int:
     names = [common.BASELINE, *names]
   choices, skipped = common.choose(
       bundle, names, values.set, (common.BASELINE, *_SHOWN))
+  choices = common.with_baselines(bundle, choices)
   work = make_workload(values, bundle)
   introduce(bundle, work, choices, skipped)
   watch(values, choices, work, temperatures)

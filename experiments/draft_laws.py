@@ -1,50 +1,47 @@
-"""Fits how a drafter's tokens per call grow with its training data.
+"""Fits the three log-linear laws of a drafter to measurements.
 
   python -m experiments.draft_laws --system=scylla --steps=75,150,300,600
+  python -m experiments.draft_laws --steps=300 --layers=1,2,4 --batches=1,2,4,8
 
-trains the part of a system for each number of steps, from the beginning each
-time, and fits `slope * log10(training tokens) + intercept` (Yan et al. 2025,
-arXiv 2505.07858) to all points and to all but the largest; what the latter
-predicts of the largest is the test of the law. Trainings that were finished
-before are not repeated.
+Yan et al. 2025 (arXiv 2505.07858): tokens per call over the tokens of its
+training (--steps), tokens per call over its parameters (--layers, each trained
+for the most steps), and decoding speed over the batch (--batches, in the
+fastest of the shapes), each a line over log10. A line is fitted to all points,
+with its band, and to all but the largest; what the latter predicts of the
+largest is the test of the law. Trainings that were finished before are not
+repeated.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import pathlib
-import shutil
 import sys
 from typing import Any
 
 from absl import flags
+from absl import logging
 
+from experiments import benchmark
 from experiments import common
-from experiments import parts
-from experiments import train
+from experiments import drafter_shapes
+from experiments import law_points
+from experiments import part_training
+from spec_jax.evaluation import curves
 from spec_jax.evaluation import report
-from spec_jax.training import loop
 from theory import scaling
-
-_MEASURE = "eval_tokens_per_call"
-
-
-def _systems() -> list[str]:
-  """Those whose recipe judges by tokens per call."""
-  return sorted(name for name, trainer in parts.TRAINERS.items()
-                if hasattr(_recipe(trainer), "judged_depth"))
-
-
-def _recipe(trainer: Any) -> Any:
-  """The recipe that a trainer was given, the last of what it was."""
-  return (getattr(trainer, "args", ()) or (None,))[-1]
 
 
 def define(values: flags.FlagValues) -> None:
   """The flags of this program."""
-  flags.DEFINE_enum("system", "scylla", _systems(), "Whose part is trained.",
-                    flag_values=values)
+  flags.DEFINE_enum("system", "scylla", law_points.systems(), "Whose part is"
+                    " trained.", flag_values=values)
   flags.DEFINE_list("steps", ["75", "150", "300", "600"], "Optimiser steps of"
-                    " each training, at least three different numbers.",
+                    " each training; the law of data needs three different"
+                    " numbers.", flag_values=values)
+  flags.DEFINE_list("layers", [], "Layers of the net, at least three different"
+                    " numbers: the law of capacity.", flag_values=values)
+  flags.DEFINE_list("batches", [], "Rows decoded at once, at least three"
+                    " different numbers: the law of speed.",
                     flag_values=values)
   flags.DEFINE_string("models", "tiny-python", "A bundle, by name or folder.",
                       flag_values=values)
@@ -55,85 +52,104 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_integer("own_windows", None, "Windows of the target's own text;"
                        " default: the recipe's.", lower_bound=2,
                        flag_values=values)
-  flags.DEFINE_integer("seed", 0, "Of weights and data order.",
-                       flag_values=values)
-  flags.DEFINE_string("out", "out/draft_laws", "Folder of trainings and law.",
-                      flag_values=values)
+  drafter_shapes.define(values)
+  common.define_decoding(values, ("0",))
+  benchmark.define_timing(values)
+  flags.DEFINE_string("out", "out/draft_laws", "Folder of trainings, laws and"
+                      " plot.", flag_values=values)
 
 
 def run(values: flags.FlagValues) -> int:
   """The program; returns the exit code."""
+  logging.set_verbosity(logging.WARNING)  # Orbax tells about every file.
   with common.clean_errors():
-    steps = sorted(set(common.numbers(values.steps, "steps", int)))
-    if len(steps) < 3 or steps[0] < 1:
-      raise ValueError(
-          f"--steps={values.steps}, expected three different numbers above 0.")
-    folder = report.make_folder(values.out)
-  recipe = _recipe(parts.TRAINERS[values.system])
-  tokens_per_step = (values.batch or recipe.batch) * recipe.length
-  points = []
-  for num in steps:
-    code = _train(values, folder, num, folder / str(steps[0]))
-    if code:
-      return code
-    points.append({"tokens": num * tokens_per_step, "tokens_per_call": measured(
-        folder / str(num) / values.system / loop.LOG_NAME)})
-  found = law_of(points, ceiling=1 + recipe.judged_depth)
+    drafter_shapes.check(values)
+    steps, layers, batches = (
+        sizes(values, flag) for flag in ("steps", "layers", "batches"))
+    if not steps:
+      raise ValueError("--steps is empty, expected at least one number.")
+    if len(common.temperatures(values)) != 1:
+      raise ValueError(f"--temperature={values.temperature}, expected one.")
+    bench = part_training.open_bench(
+        values.models, values.corpus, report.make_folder(values.out),
+        values.seed, 50)
+  lab = law_points.Lab(values, bench)
+  points = {}
+  if len(steps) > 1:
+    points["data"] = [lab.of_data(n) for n in steps]
+  if layers:
+    points["capacity"] = [lab.of_capacity(n, steps[-1]) for n in layers]
+  if batches:
+    points["batch"] = [lab.of_batch(n, steps[-1]) for n in batches]
+  found = {law: law_of(rows, ceiling=None if law == "batch" else lab.ceiling)
+           for law, rows in points.items()}
   with common.clean_errors():
-    report.write_json(folder / "draft_laws.json", report.card(
-        common.flags_of(values), points=points, **found))
-    report.write_text(folder / "draft_laws.md", text(points, found))
+    report.write_json(bench.folder / "draft_laws.json", report.card(
+        common.flags_of(values), points=points, laws=found))
+    report.write_text(bench.folder / "draft_laws.md", text(points, found))
+    report.write_bytes(bench.folder / "draft_laws.png", picture(points))
   print(text(points, found))
   return 0
 
 
-def _train(values, folder, num_steps, first) -> int:
-  """One training; the target's texts are written in the first folder."""
-  own = report.make_folder(folder / str(num_steps))
-  for path in first.glob("own_*.npy"):
-    if not (own / path.name).exists():
-      shutil.copy(path, own / path.name)
-  arguments = [f"--system={values.system}", f"--models={values.models}",
-               f"--steps={num_steps}", f"--seed={values.seed}", f"--out={own}"]
-  arguments += [f"--{name}={getattr(values, name)}"
-                for name in ("corpus", "batch", "own_windows")
-                if getattr(values, name) is not None]
-  return train.main(arguments)
+def sizes(values: flags.FlagValues, flag: str) -> list[int]:
+  """One axis, rising; raises ValueError for too few points."""
+  given = getattr(values, flag)
+  found = sorted(set(common.numbers(given, flag, int))) if given else []
+  # One number of steps trains what the other laws ask for.
+  allowed = len(found) in ((0, 1) if flag == "steps" else (0,))
+  if found and (found[0] < 1 or len(found) < 3 and not allowed):
+    raise ValueError(
+        f"--{flag}={given}, expected three different numbers above 0.")
+  return found
 
 
-def measured(log: pathlib.Path) -> float:
-  """Tokens per call on held-out text, at the end of a training."""
-  return [row for row in loop.read_log(log) if _MEASURE in row][-1][_MEASURE]
-
-
-def law_of(points: Sequence[dict[str, float]], ceiling: float
+def law_of(points: Sequence[Mapping[str, float]], ceiling: float | None
            ) -> dict[str, Any]:
   """The law of all points, and what all but the last say of the last.
 
   Args:
-    points: of "tokens", rising, and "tokens_per_call".
-    ceiling: tokens per call that no draft can exceed.
+    points: of "x", rising, and "y".
+    ceiling: that no y can exceed, None for none.
   """
-  tokens = [point["tokens"] for point in points]
-  calls = [point["tokens_per_call"] for point in points]
+  x, y = ([point[key] for point in points] for key in ("x", "y"))
+  limit = {} if ceiling is None else {"ceiling": ceiling}
+  line = scaling.fit(x, y)
   return {
-      "law": dataclasses.asdict(scaling.fit(tokens, calls)),
-      "predicted": float(scaling.fit(tokens[:-1], calls[:-1]).predict(
-          tokens[-1], ceiling)),
-      "measured": calls[-1]}
+      "law": dataclasses.asdict(line),
+      "band": [bound.tolist() for bound in line.band(x)],
+      "predicted": float(scaling.fit(x[:-1], y[:-1]).predict(x[-1], **limit)),
+      "measured": y[-1]}
 
 
-def text(points: Sequence[dict[str, float]], found: dict[str, Any]) -> str:
-  """Points and law in markdown."""
-  law = found["law"]
-  table = report.markdown([{
-      "training tokens": str(point["tokens"]),
-      "tokens per call": report.number(point["tokens_per_call"])}
-                           for point in points])
-  return (f"{table}\ntokens per call = {law['slope']:.3f} * log10(tokens)"
-          f" {law['intercept']:+.3f}, R2 = {law['r_squared']:.3f}; without the"
-          f" last point {found['predicted']:.3f} is predicted there,"
-          f" {found['measured']:.3f} was measured.\n")
+def text(points: Mapping[str, Sequence[Mapping[str, float]]],
+         found: Mapping[str, Mapping[str, Any]]) -> str:
+  """Points and laws in markdown."""
+  sections = []
+  for name, rows in points.items():
+    x_name, y_name = scaling.LAWS[name]
+    law = found[name]["law"]
+    table = report.markdown([
+        {x_name: f"{row['x']:.0f}", y_name: report.number(row["y"])} | (
+            {"shape": row["shape"]} if "shape" in row else {})
+        for row in rows])
+    sections.append(
+        f"## {name}\n\n{table}\n{y_name} = {law['slope']:.3f} * log10({x_name})"
+        f" {law['intercept']:+.3f}, R2 = {law['r_squared']:.3f}; without the"
+        f" last point {found[name]['predicted']:.3f} is predicted there,"
+        f" {found[name]['measured']:.3f} was measured.\n")
+  return "\n".join(sections)
+
+
+def picture(points: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
+  """A PNG: points, line and band of each law."""
+  panels = []
+  for name, rows in points.items():
+    x, y = ([row[key] for row in rows] for key in ("x", "y"))
+    line = scaling.fit(x, y)
+    panels.append(curves.Law(name, *scaling.LAWS[name], x, y,
+                             line.predict(x), *line.band(x)))
+  return curves.laws(panels)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,13 +1,15 @@
-"""Tree attention: kernel, XLA and JAX's own attention beside the memory floor.
+"""Tree attention and verification: kernel and XLA beside the memory floor.
 
   python -m experiments.kernel_times                        # on a TPU or a GPU
   python -m experiments.kernel_times --prefix=4096 --rows=1,8 --dtype=float32
+  python -m experiments.kernel_times --prefix= --vocab=32000  # no attention
 
 The floor is the time in which the device moves the bytes that any attention
-must move (keys and values up to each row's length, queries and outputs) at the
-bandwidth that it reaches in a plain sum, measured in the same run. Variants
-are timed in turn. On a CPU kernels are interpreted, which says nothing of
-their speed: there only the XLA rows are timed.
+must move (keys and values up to each row's length, queries and outputs), or any
+verification (the laws on the path), at the bandwidth that it reaches in a plain
+sum, measured in the same run. Variants, JAX's own attention among them, are
+timed in turn. On a CPU kernels are interpreted, which says nothing of their
+speed: there only the XLA rows are timed.
 """
 
 from collections.abc import Sequence
@@ -22,6 +24,7 @@ import numpy as np
 from tqdm import auto as tqdm
 
 from experiments import common
+from experiments import verification_times
 from spec_jax.evaluation import clock
 from spec_jax.evaluation import report
 from spec_jax.kernels import backend as backend_lib
@@ -40,7 +43,10 @@ _INNER = 10  # Calls between two looks at the watch.
 def define(values: flags.FlagValues) -> None:
   """The flags of this program."""
   flags.DEFINE_list("prefix", ["4096", "16384", "65536"],
-                    "Committed tokens of a row.", flag_values=values)
+                    "Committed tokens of a row; empty = no attention.",
+                    flag_values=values)
+  flags.DEFINE_list("vocab", ["32000", "128256"], "Vocabulary sizes; empty ="
+                    " no verification.", flag_values=values)
   flags.DEFINE_list("rows", ["1", "2", "4", "8"], "Rows of a batch.",
                     flag_values=values)
   for name, default, text in (
@@ -66,11 +72,14 @@ def define(values: flags.FlagValues) -> None:
 def run(values: flags.FlagValues) -> int:
   """The program."""
   with common.clean_errors():
-    prefixes = common.numbers(values.prefix, "prefix", int)
+    prefixes, vocabs = (  # Either may be left out.
+        common.numbers(listed, name, int) if listed else []
+        for name, listed in (("prefix", values.prefix),
+                             ("vocab", values.vocab)))
     counts = common.numbers(values.rows, "rows", int)
-    if min(prefixes + counts) < 1:
-      raise ValueError(f"--prefix={prefixes} --rows={counts}: expected at"
-                       " least 1 of each.")
+    if min(prefixes + vocabs + counts) < 1:
+      raise ValueError(f"--prefix={prefixes} --vocab={vocabs} --rows={counts}:"
+                       " expected at least 1 of each.")
     for prefix in prefixes:
       if values.page and prefix % values.page:
         raise ValueError(f"--prefix={prefix} is not a multiple of"
@@ -80,14 +89,18 @@ def run(values: flags.FlagValues) -> int:
   plan = [(prefix, rows) for prefix in prefixes for rows in counts]
   found = [measure(values, *case, bandwidth)
            for case in tqdm.tqdm(plan, unit="case")]
-  notes = [] if any("kernel" in row["seconds"] for row in found) else [
+  plan = [(vocab, rows) for vocab in vocabs for rows in counts]
+  walks = [row for case in tqdm.tqdm(plan, unit="case")
+           for row in measure_walks(values, *case, bandwidth)]
+  notes = [] if any("kernel" in row["seconds"] for row in found + walks) else [
       f"No kernel was timed: {why_no_kernel(values)}."]
   with common.clean_errors():
     report.write_json(folder / "kernel_times.json", report.card(
         common.flags_of(values), bytes_per_second=bandwidth, notes=notes,
-        rows=found))
-    report.write_text(folder / "kernel_times.md", text(found, notes))
-  print(text(found, notes))
+        rows=found, verification=walks))
+    table = text(found, walks, notes)
+    report.write_text(folder / "kernel_times.md", table)
+  print(table)
   print(f"written: {folder}")
   return 0
 
@@ -115,6 +128,23 @@ def measure(values, prefix: int, rows: int, bandwidth: float) -> dict:
       "prefix": prefix, "rows": rows, "floor": floor,
       "seconds": {name: vars(clock.spread(laps))
                   for name, laps in seconds.items()}}
+
+
+def measure_walks(values, vocab: int, rows: int, bandwidth: float
+                  ) -> list[dict]:
+  """Times of the verification of one batch, for each way of sampling."""
+  arguments = verification_times.inputs(vocab, rows, values.num_nodes)
+  found = []
+  for name, sampling in verification_times.SAMPLINGS.items():
+    variants = verification_times.variants(sampling, *arguments)
+    seconds = timed(variants, arguments, values.repetitions)
+    verdict = variants["xla"](*arguments)
+    floor = verification_times.num_bytes(verdict, arguments[1]) / bandwidth
+    found.append({
+        "vocab": vocab, "rows": rows, "sampling": name, "floor": floor,
+        "seconds": {name: vars(clock.spread(laps))
+                    for name, laps in seconds.items()}})
+  return found
 
 
 def inputs(values, prefix, rows):
@@ -206,8 +236,8 @@ def timed(variants, arguments, repetitions) -> dict[str, list[float]]:
   return seconds
 
 
-def text(found, notes) -> str:
-  """The table in markdown."""
+def text(found, walks, notes) -> str:
+  """The tables in markdown."""
   lines = []
   for row in found:
     times = {name: spread["median"] for name, spread in row["seconds"].items()}
@@ -221,7 +251,10 @@ def text(found, notes) -> str:
     line["xla / kernel"] = report.number(
         times["xla"] / times["kernel"] if "kernel" in times else None)
     lines.append(line)
-  return "\n".join([report.markdown(lines), *notes, "", _LEGEND])
+  parts = [report.markdown(lines), _LEGEND] if lines else []
+  if walks:
+    parts += [verification_times.text(walks), verification_times.LEGEND]
+  return "\n".join([*parts, *notes])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

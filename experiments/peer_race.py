@@ -20,6 +20,7 @@ from tqdm import auto as tqdm
 
 from experiments import common
 from experiments import peers
+from spec_jax import systems
 from spec_jax.evaluation import clock as clock_lib
 from spec_jax.evaluation import equality
 from spec_jax.evaluation import prompts as prompts_lib
@@ -61,6 +62,7 @@ def run(values: flags.FlagValues) -> int:
   bundle = common.load_models(values)
   choices, _ = common.choose(bundle, values.system, values.set, _OURS)
   with common.clean_errors():
+    bundle = shared_bundle(bundle, choices)
     if not bundle.prompts:
       raise ValueError(f"{bundle.name} comes without prompts; use a bundle"
                        " with some: --bundle.")
@@ -77,6 +79,22 @@ def run(values: flags.FlagValues) -> int:
   print(text(rows))
   print(f"table and card: {folder}")
   return 0 if is_equal else 1
+
+
+def shared_bundle(bundle, choices):
+  """With the target that all of the systems decode, for the peer too.
+
+  Raises:
+    ValueError: they do not decode the same.
+  """
+  targets = {choice.baseline: choice for choice in choices}
+  if len(targets) > 1:
+    raise ValueError(
+        f"--system={','.join(choice.name for choice in choices)}: these decode"
+        " different targets, and transformers can only run one of them; name"
+        " a system that brings its own target alone.")
+  (choice,) = targets.values()
+  return systems.bundle_of(choice.name, bundle)
 
 
 def race(values, bundle, choices, peer, temperature) -> list[dict[str, Any]]:

@@ -73,6 +73,7 @@ def run(values: flags.FlagValues) -> int:
   if names and names != ["all"]:
     names = [common.BASELINE, *names]
   choices, skipped = common.choose(bundle, names, values.set, _SHOWN)
+  choices = common.with_baselines(bundle, choices)
   rows = []
   for temperature, batch in itertools.product(temperatures, batches):
     rows += measure(values, bundle, choices, temperature, batch)
@@ -117,7 +118,7 @@ def measure(values, bundle, choices, temperature, batch
 def row_of(choice, temperature, batch, profiles, counts) -> dict[str, Any]:
   """What the card holds of one system."""
   stats, profile = counts[choice.name], profiles[choice.name]
-  baseline, tau = profiles[common.BASELINE], stats.block_efficiency
+  baseline, tau = profiles[choice.baseline], stats.block_efficiency
   return {
       "system": choice.name, "hyper_parameters": choice.hyper,
       "temperature": temperature, "batch": batch,

@@ -46,12 +46,12 @@ class Check:
 
 
 def greedy_texts(results: Mapping[str, comparison.Result]) -> list[Check]:
-  """Every exact system's greedy text against plain decoding's."""
-  expected = _texts(results[common.BASELINE].first)
+  """Every exact system's greedy text against plain decoding of its target."""
   checks = []
   for name, result in results.items():
-    if name == common.BASELINE or not result.choice.exact:
+    if name == result.choice.baseline or not result.choice.exact:
       continue
+    expected = _texts(results[result.choice.baseline].first)
     found = equality.first_difference(
         expected, _texts(result.first), result.choice.system.target,
         result.choice.params.target)
@@ -64,13 +64,13 @@ def greedy_texts(results: Mapping[str, comparison.Result]) -> list[Check]:
 def coupled_texts(results: Mapping[str, comparison.Result],
                   work: workload_lib.Workload) -> list[Check]:
   """Sampled texts of the systems that share the baseline's noise."""
-  expected = _texts(results[common.BASELINE].first)
   checks = []
   for name, result in results.items():
     is_coupled = isinstance(result.choice.system.verifier,
                             matching.SampleAndMatch)
-    if name == common.BASELINE or not is_coupled:
+    if name == result.choice.baseline or not is_coupled:
       continue
+    expected = _texts(results[result.choice.baseline].first)
     found = equality.first_difference(expected, _texts(result.first))
     if found is None:
       passed, detail = True, _all_equal(result.first)
@@ -143,13 +143,14 @@ def sampled_laws(choices: Sequence[common.Choice], temperature: float,
                  ) -> list[Check]:
   """Chi-square of the first two tokens of many rows, on the real models."""
   prompt = list(prompt)[-_TAIL:]
-  checks, expected = [], None
+  checks, laws = [], {}
   for choice in choices:
     is_coupled = isinstance(choice.system.verifier, matching.SampleAndMatch)
     if is_coupled or not choice.exact or not choice.system.drafter.depth:
       continue
-    if expected is None:
-      top, expected = two_token_law(choice, temperature, prompt)
+    if choice.baseline not in laws:
+      laws[choice.baseline] = two_token_law(choice, temperature, prompt)
+    top, expected = laws[choice.baseline]
     decoded = api.generate(
         choice.at(temperature), choice.params, [prompt] * num_rows,
         max_new_tokens=2, seed=seed + 1, executor=choice.executor,

@@ -19,30 +19,22 @@ import sys
 
 from absl import flags
 from absl import logging
-import numpy as np
 import tokenizers
 from tqdm import auto as tqdm
 
 from experiments import common
+from experiments import part_training
 from experiments import parts
-from spec_jax import api
-from spec_jax.core import types
-from spec_jax.drafters import none
 from spec_jax.evaluation import curves
 from spec_jax.evaluation import report
 from spec_jax.models import bundle as bundle_lib
 from spec_jax.models import contract
-from spec_jax.models import part_file
-from spec_jax.systems import registration
 from spec_jax.training import data
 from spec_jax.training import loop
 from spec_jax.training import recipes
-from spec_jax.verifiers import matching
 
 # Held-out prompts that go into the bundle.
 _NUM_PROMPTS = 24
-# How the teacher writes text for its draft: rows at once, temperatures.
-_OWN_BATCH, _OWN_TEMPERATURES = 256, (0.0, 0.8)
 # Rows that are kept of a stage's log, besides the evaluated ones.
 _MOST_ROWS = 500
 
@@ -59,35 +51,6 @@ def prepare(folder: pathlib.Path, corpus: data.Corpus, vocab_size: int
   return tokenizers.Tokenizer.from_file(str(path))
 
 
-def own_text(path, recipe, teacher, params, stream, seed,
-             temperatures=_OWN_TEMPERATURES) -> np.ndarray:
-  """Windows `u16[n, length]` begun by the corpus, continued by the teacher."""
-  if path.exists():
-    return np.load(path)
-  batch = min(_OWN_BATCH, recipe.own_windows // 2)
-  start = parts.begun(recipe.length)
-  prompts = data.Windows(stream, batch, start, seed + 1)
-  system = registration.compose(
-      "autoregressive", registration.Parts(teacher, {}), none.NoDraft(),
-      matching.SampleAndMatch())
-  rows = []
-  num_batches = -(-recipe.own_windows // batch)
-  for step in tqdm.trange(num_batches, desc="teacher's text", unit="batch"):
-    begun = prompts(step)
-    result = api.generate(
-        system, types.Params(params), begun.tolist(), seed=seed + step,
-        max_new_tokens=recipe.length - start,
-        temperature=temperatures[step % len(temperatures)])
-    rows.append(np.concatenate(
-        [begun, np.asarray(result.tokens)], axis=1).astype(np.uint16))
-  own = np.concatenate(rows)[:recipe.own_windows]
-  # Under a scratch name first: a torn file must not pass for a whole one.
-  scratch = path.with_suffix(".tmp.npy")
-  np.save(scratch, own)
-  scratch.replace(path)
-  return own
-
-
 def train_model(name, table, trained, streams, folder, seed, checkpoint_every):
   """Trains one model of a bundle; returns its parameters."""
   recipe = table[name]
@@ -100,7 +63,7 @@ def train_model(name, table, trained, streams, folder, seed, checkpoint_every):
   windows = data.Windows(train, recipe.batch, recipe.length,
                          seed + recipe.data_seed)
   if recipe.own_windows:
-    windows = data.Mixed(windows, own_text(
+    windows = data.Mixed(windows, part_training.own_text(
         folder / f"{name}_own_text.npy", recipe, teacher, frozen, train, seed),
                          seed)
   make = (recipes.distillation_recipe(recipe, teacher, start) if teacher
@@ -169,38 +132,17 @@ def run(values: flags.FlagValues) -> int:
 
 def train_part(values) -> int:
   """Trains what a system adds to a bundle; returns the exit code."""
-  with common.clean_errors():
-    home = bundle_lib.folder_of(values.models)
-    bundle = bundle_lib.load_bundle(home)
-    folder = report.make_folder(values.out)
-    corpus = data.read_corpus(values.corpus)
-  tokenizer = bundle.tokenizer.tokenizer
   name = values.system
-  texts = [text for _, text in corpus.heldout]
-  train = data.pack(tokenizer, corpus.train)
-  made_for = bundle_lib.fingerprint(home)
-
-  def own(options, stream, temperatures=_OWN_TEMPERATURES):
-    # Systems trained for one target in one folder share the texts.
-    how = "_".join(f"{t:g}" for t in temperatures)
-    path = folder / (
-        f"own_{'train' if stream is train else 'heldout'}_{made_for[:8]}_"
-        f"{values.seed}_"
-        f"{options.own_windows}x{options.length}_at_{how}.npy")
-    return own_text(path, options, bundle.target, bundle.params["target"],
-                    stream, values.seed, temperatures)
-
-  hyper, params = parts.TRAINERS[name](parts.Run(
-      bundle=bundle, train=train,
-      heldout=data.pack(tokenizer, texts), own_text=own, folder=folder / name,
-      seed=values.seed, checkpoint_every=values.checkpoint_every,
-      changes={key: value for key, value in (
-          ("num_steps", values.steps), ("batch", values.batch),
-          ("own_windows", values.own_windows)) if value is not None},
-      progress=functools.partial(progress, name)))
-  for place in [folder] + [home] * values.install:
-    print(part_file.write(place, name, hyper, params,
-                          made_for, int(values.bits)))
+  with common.clean_errors():
+    bench = part_training.open_bench(
+        values.models, values.corpus, report.make_folder(values.out),
+        values.seed, values.checkpoint_every)
+  changes = {key: value for key, value in (
+      ("num_steps", values.steps), ("batch", values.batch),
+      ("own_windows", values.own_windows)) if value is not None}
+  hyper, params = bench.fit(name, changes, functools.partial(progress, name))
+  for place in [bench.folder] + [bench.home] * values.install:
+    print(bench.write(place, name, hyper, params, int(values.bits)))
   return 0
 
 

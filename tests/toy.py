@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spec_jax import systems
 from spec_jax.controllers import decision
 from spec_jax.controllers import learned
 from spec_jax.controllers import length_predictor
@@ -22,6 +23,7 @@ from spec_jax.models import early_exit
 from spec_jax.models import feature_model
 from spec_jax.models import glide
 from spec_jax.models import grouped_model
+from spec_jax.models import lora
 from spec_jax.models import ngram
 from spec_jax.models import recurrent_heads
 from spec_jax.models import token_heads
@@ -63,6 +65,12 @@ def bundle(end_of_text=None, draft_noise=0.25) -> ToyBundle:
 
 
 @functools.cache
+def bundle_of(name, end_of_text=None) -> ToyBundle:
+  """The bundle with the target that a system decodes."""
+  return systems.bundle_of(name, bundle(end_of_text))
+
+
+@functools.cache
 def _pair_params(draft_noise):
   model = contract.decoder_model(config())
   params = sharpen(jax.jit(model.init)(jax.random.key(1)))
@@ -76,6 +84,7 @@ def _pair_params(draft_noise):
 # Trained parts of systems, here with random parameters.
 HEADS = {"specdec_pp": {"num_blocks": 1}, "mcsd_improved": {"widths": (8,)},
          "cs_drafting": {}, "medusa_1": {"num_heads": 4},
+         "medusa_2": {"num_heads": 4},
          "koala": {"num_heads": 4, "num_layers": 3},
          "hydra": {"num_heads": 4},
          "hydra_pp": {"num_heads": 4, "num_layers": 2, "dropout": 0.2},
@@ -97,6 +106,7 @@ HEADS = {"specdec_pp": {"num_blocks": 1}, "mcsd_improved": {"widths": (8,)},
          "eagle_3": {"taps": (0, 1, 2), "fusion": "attend", "head_size": 8}}
 # Which of them are heads on the target's features, and what encodes these.
 TOKEN_HEADS = {"medusa_1": (token_heads.MedusaHeads, 0),
+               "medusa_2": (token_heads.MedusaHeads, 0),
                "koala": (token_heads.MedusaHeads, 0),
                "hydra": (token_heads.HydraHeads, 0),
                "hydra_pp": (token_heads.HydraHeads, 1),
@@ -155,6 +165,10 @@ def head_params(vocab_size=VOCAB):
   params["superposed"] = ngram.to_params(
       ngrams.count(stream, vocab_size, 4, discount=1e-6))
   params |= {name: token_head_params(name, vocab_size) for name in TOKEN_HEADS}
+  # Far from the target, so that its texts are others.
+  change = randomised(lora.init(
+      jax.random.key(9), jax.eval_shape(reader.init, jax.random.key(4)), 2))
+  params["medusa_2"] = {**params["medusa_2"], lora.CHANGE: change}
   return {**params, "cs_drafting": {"successors": successors}}
 
 

@@ -23,3 +23,8 @@ TRAINERS: MappingProxyType[str, Callable[[Run], tuple[dict[str, Any], Any]]] = (
         **draft_blocks.TRAINERS, **tables.TRAINERS, **token_heads.TRAINERS,
         **feature_nets.TRAINERS,
         **vocabularies.TRAINERS}))
+
+
+def recipe_of(name: str) -> Any:
+  """The recipe of a part; None for a part that has none."""
+  return (getattr(TRAINERS[name], "args", ()) or (None,))[-1]

@@ -23,9 +23,9 @@ from spec_jax.training import groups
 def feature_net(name: str, options: features.FeatureRecipe, run: run_lib.Run
                 ) -> tuple[dict[str, Any], Any]:
   """A net that guesses features; goes on from its last checkpoint."""
-  return _fit_features(
-      name, run.adapt(options), run, options.hyper, {},
-      run.own_text(options, run.train))
+  options = run.adapt(options)
+  return _fit_features(name, options, run, options.hyper, {},
+                       run.own_text(options, run.train))
 
 
 def eagle_3(options: features.FeatureRecipe, run: run_lib.Run

@@ -13,6 +13,7 @@ from spec_jax.systems.heads import clover_2
 from spec_jax.systems.heads import hydra_pp
 from spec_jax.training import adversarial
 from spec_jax.training import data
+from spec_jax.training import joint_heads as joint
 from spec_jax.training import token_heads
 from spec_jax.trees import expansion
 from spec_jax.trees import shapes
@@ -29,6 +30,21 @@ def draft_heads(options: token_heads.TokenHeadRecipe, run: run_lib.Run
   Beside the log it writes calibration.json: how often the token of each rank is
   right, and the trees that this suits, by their number of nodes.
   """
+  return _trained(options, run, token_heads.recipe, lambda tokens, step: tokens)
+
+
+def joint_heads(options: joint.JointRecipe, run: run_lib.Run
+                ) -> tuple[dict[str, Any], Any]:
+  """The same with adapters of the target, which the part then holds.
+
+  They are judged with the target as it has become, on texts that it wrote as
+  it was.
+  """
+  return _trained(options, run, joint.recipe,
+                  lambda tokens, step: (tokens, step))
+
+
+def _trained(options, run, recipe_fn, batch_fn):
   target, frozen = run.bundle.target, run.bundle.params["target"]
   options = run.adapt(options)
   windows = data.Windows(run.train, options.batch, options.length, run.seed)
@@ -40,8 +56,9 @@ def draft_heads(options: token_heads.TokenHeadRecipe, run: run_lib.Run
       options, target, frozen, expansion.Shape((1,) * options.levels), judged,
       start)
   params = run.fit(
-      token_heads.recipe(options, target, frozen), windows, options.num_steps,
-      frozen, evaluate=evaluate)
+      recipe_fn(options, target, frozen),
+      lambda step: batch_fn(windows(step), step), options.num_steps, frozen,
+      evaluate=evaluate)
   params.pop(adversarial.DISCRIMINATOR, None)
   accepts = token_heads.rank_accuracy(
       options, target, frozen, params, judged, start, _RANKS)
@@ -85,6 +102,15 @@ HEADS: MappingProxyType[str, token_heads.TokenHeadRecipe] = MappingProxyType({
         networks.BlockwiseHeads, {"num_heads": 4, "hidden": 384}, decay=1.0),
 })
 
+# Heads that are trained with their target. The published rank is 32, of targets
+# ten times as wide as the shipped one.
+JOINT_HEADS: MappingProxyType[str, joint.JointRecipe] = MappingProxyType({
+    "medusa_2": joint.JointRecipe(
+        networks.MedusaHeads,
+        {"num_heads": 4, "num_layers": 2, "is_shared": True}, rank=8),
+})
+
 TRAINERS = MappingProxyType({
-    name: functools.partial(draft_heads, recipe)
-    for name, recipe in HEADS.items()})
+    name: functools.partial(train_fn, recipe)
+    for train_fn, recipes in ((draft_heads, HEADS), (joint_heads, JOINT_HEADS))
+    for name, recipe in recipes.items()})

@@ -49,10 +49,14 @@ class Entry:
     build: makes the value; keyword arguments are the hyper-parameters.
     family: the folder it lives in.
     papers: the sources.
-    exact: whether the output law equals the target's.
+    exact: whether the output law equals the target's; where the system brings
+      a target of its own, that one's.
     drafter: the key of the drafter's parameters in a bundle; a tuple of keys
       if they are several, by key; or None.
     summary: one line, the first of the builder's docstring.
+    own_target: of a system that does not decode the bundle's target but one of
+      its own: the bundle's parameters by name -> the same with that target
+      under "target". None of all others.
   """
 
   name: str
@@ -62,6 +66,7 @@ class Entry:
   exact: bool
   drafter: str | tuple[str, ...] | None
   summary: str
+  own_target: Callable[[Any], Any] | None = None
 
 
 class Registry:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 import io
 
 import matplotlib.figure
@@ -33,6 +34,69 @@ def training_curves(logs: Mapping[str, Sequence[Mapping[str, float]]],
     axis.set_xlabel("million tokens", fontsize=9, color=_INK)
     axis.set_ylabel("loss (nats per token)", fontsize=9, color=_INK)
     axis.spines[["top", "right"]].set_visible(False)
+  return _png(figure)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Law:
+  """Points, a line through them, and its band, `[n]` each; x rises."""
+
+  title: str
+  x_label: str
+  y_label: str
+  x: Sequence[float]
+  y: Sequence[float]
+  line: Sequence[float]
+  low: Sequence[float]
+  high: Sequence[float]
+
+
+def laws(panels: Sequence[Law]) -> bytes:
+  """A PNG with one panel per law, x on a logarithmic scale."""
+  figure = matplotlib.figure.Figure(
+      figsize=(4.2 * len(panels), 3.2), dpi=130, layout="constrained")
+  for axis, law in zip(
+      figure.subplots(1, len(panels), squeeze=False)[0], panels):
+    axis.fill_between(law.x, law.low, law.high, color=_LINE, alpha=0.15,
+                      linewidth=0)
+    axis.plot(law.x, law.line, color=_LINE, linewidth=1.2)
+    axis.plot(law.x, law.y, "o", color=_HELD, markersize=5)
+    axis.set_xscale("log")
+    axis.set_title(law.title, fontsize=10.5, color=_INK, loc="left")
+    axis.set_xlabel(law.x_label, fontsize=9, color=_INK)
+    axis.set_ylabel(law.y_label, fontsize=9, color=_INK)
+    axis.spines[["top", "right"]].set_visible(False)
+  return _png(figure)
+
+
+def over_size(lines: Mapping[str, Mapping[str, Sequence[tuple]]],
+              x_label: str, y_labels: Sequence[str]) -> bytes:
+  """A PNG: a row of panels for each heading, a panel for each measure.
+
+  Args:
+    lines: by heading and name: `(x, measure, measure, ...)`, x rising.
+    x_label: of all; on a logarithmic scale.
+    y_labels: of the measures.
+  """
+  figure = matplotlib.figure.Figure(
+      figsize=(4.6 * len(y_labels), 3.2 * len(lines)), dpi=130,
+      layout="constrained")
+  axes = figure.subplots(len(lines), len(y_labels), squeeze=False)
+  for row, (heading, found) in zip(axes, lines.items()):
+    for place, (axis, y_label) in enumerate(zip(row, y_labels), 1):
+      for name, points in found.items():
+        axis.plot([p[0] for p in points], [p[place] for p in points],
+                  marker="o", markersize=4, linewidth=1.2, label=name)
+      axis.set_xscale("log", base=2)
+      axis.set_title(heading, fontsize=10.5, color=_INK, loc="left")
+      axis.set_xlabel(x_label, fontsize=9, color=_INK)
+      axis.set_ylabel(y_label, fontsize=9, color=_INK)
+      axis.spines[["top", "right"]].set_visible(False)
+    row[0].legend(fontsize=7, frameon=False)
+  return _png(figure)
+
+
+def _png(figure):
   buffer = io.BytesIO()
   figure.savefig(buffer, format="png", facecolor="white")
   return buffer.getvalue()

@@ -25,6 +25,8 @@ _ACTIVATIONS = {
     "relu": jax.nn.relu,
 }
 _GATED = ("swiglu", "geglu")
+# Leading axes of a layer's kernels that are inputs, by the linear map's name.
+INPUT_AXES = {"qkv": 1, "out": 3, "up": 1, "down": 1}
 
 
 class Norm(nn.Module):

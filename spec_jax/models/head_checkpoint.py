@@ -49,8 +49,8 @@ def load(path: str | os.PathLike, target: contract.LinenModel) -> Heads:
   """Reads Medusa, Hydra, MLP speculator or ReDrafter heads.
 
   Medusa's as its repository writes them (heads alone, with or without output
-  heads of their own, or beside the base they were trained with, which the
-  target then has to be) or as vLLM does.
+  heads of their own, or beside the base they were trained with, which takes the
+  target's place in `medusa_2`) or as vLLM does.
 
   Args:
     path: folder of config.json and one file of tensors: safetensors, or a state

@@ -15,6 +15,8 @@ import numpy as np
 
 from spec_jax.models import architectures
 from spec_jax.models import contract
+from spec_jax.models import hf_config
+from spec_jax.models import lora
 from spec_jax.models import tensor_layout
 from spec_jax.models import token_heads
 
@@ -41,19 +43,42 @@ class Layout:
 def medusa(config: Mapping[str, Any], shapes: Shapes,
            target: contract.LinenModel) -> Layout:
   """Heads alone, with or without output heads, or beside their own base."""
-  prefix = "medusa_head." if any(
-      name.startswith("medusa_head.") for name in shapes) else ""
+  is_beside = any(name.startswith("medusa_head.") for name in shapes)
+  prefix = "medusa_head." if is_beside else ""
   # Published configs state fewer heads than their files hold.
   num = _count(rf"{prefix}(\d+)\.0\.linear\.weight", shapes)
   layers = config.get("medusa_num_layers", 1)
   is_shared = f"{prefix}0.{layers}.weight" not in shapes
-  return Layout(
-      "medusa_1", {"num_heads": num, "num_layers": layers,
-                   "is_shared": is_shared},
-      _medusa_parts(
-          target, num, layers, f"{prefix}{{}}.{{}}.linear", is_bias=True,
-          out=None if is_shared else f"{prefix}{{}}.{layers}.weight"),
-      r"(model\.|lm_head\.).*" if prefix else "")
+  hyper = {"num_heads": num, "num_layers": layers, "is_shared": is_shared}
+  parts = _medusa_parts(
+      target, num, layers, f"{prefix}{{}}.{{}}.linear", is_bias=True,
+      out=None if is_shared else f"{prefix}{{}}.{layers}.weight")
+  if not is_beside:
+    return Layout("medusa_1", hyper, parts)
+  base, ignored = _base(config, target)
+  return Layout("medusa_2", hyper, parts + base, ignored)
+
+
+def _base(config, target):
+  """Parts of a whole model in the target's place, and what to ignore."""
+  kind = config.get("model_type")
+  if kind not in architectures.ARCHITECTURES:
+    raise ValueError(
+        f"model_type={kind!r} of the base that the heads stand beside, expected"
+        f" one of {sorted(architectures.ARCHITECTURES)}.")
+  arch = architectures.ARCHITECTURES[kind]
+  ours = dataclasses.asdict(target.config)
+  theirs = dataclasses.asdict(
+      hf_config.decoder_config(dict(config), target.config.real_vocab_size))
+  wrong = [f"{field}={value!r} (the target has {ours[field]!r})"
+           for field, value in theirs.items() if value != ours[field]]
+  if wrong:
+    raise ValueError("its base cannot take the target's place: "
+                     + ", ".join(wrong) + ".")
+  prefix = arch.prefixes[0]
+  parts = [dataclasses.replace(part, path=(lora.CHANGE,) + part.path)
+           for part in tensor_layout.parts(arch, target.config, prefix)]
+  return parts, re.escape(prefix) + f"({'|'.join(arch.ignored)})"
 
 
 def medusa_vllm(config: Mapping[str, Any], shapes: Shapes,

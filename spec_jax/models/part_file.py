@@ -2,7 +2,8 @@
 
 Its metadata hold the hyper-parameters and which target it was trained for: a
 part works with that one only. A part may be written with 8 bits a weight: what
-it drafts is verified anyhow, so that costs a little acceptance at most.
+it drafts is verified anyhow, so that costs a little acceptance at most. The
+target that a part may bring is the one in its file, rounded as that is.
 """
 
 import hashlib

@@ -53,7 +53,8 @@ def build(name: str, bundle, **hyper):
     **hyper: hyper-parameters of the system; see `hyper_parameters(name)`.
 
   Returns:
-    The `System` and its `Params`.
+    The `System` and its `Params`; the target in these is the system's own
+    where it brings one, see `bundle_of`.
 
   Raises:
     UnknownName: if there is no such system.
@@ -70,16 +71,33 @@ def build(name: str, bundle, **hyper):
                              bundle.heads)
   system = dataclasses.replace(
       entry.build(parts, **hyper), tokenizer=bundle.tokenizer)
+  params = bundle_of(name, bundle).params
   return system, types.Params(
-      bundle.params["target"], _drafter_params(entry.drafter, bundle))
+      params["target"], _drafter_params(entry.drafter, params))
 
 
-def _drafter_params(keys, bundle):
+def bundle_of(name: str, bundle):
+  """The bundle with the target that a system decodes.
+
+  That is the bundle itself, unless the system brings a target of its own. What
+  plain decoding of this bundle writes is what the system has to write.
+
+  Raises:
+    UnknownName: if there is no such system.
+    ValueError: the bundle lacks what the system's own target is made of.
+  """
+  adapt_fn = info(name).own_target
+  if adapt_fn is None:
+    return bundle
+  return dataclasses.replace(bundle, params=adapt_fn(bundle.params))
+
+
+def _drafter_params(keys, params):
   if keys is None:
     return None
   if isinstance(keys, str):
-    return bundle.params[keys]
-  return {key: bundle.params[key] for key in keys}
+    return params[keys]
+  return {key: params[key] for key in keys}
 
 
 def citation(name: str) -> str:
@@ -99,6 +117,7 @@ def table() -> str:
     link = (f"[{paper.title}](https://arxiv.org/abs/{paper.arxiv})"
             if paper.arxiv else paper.title)
     exact = "yes" if entry.exact else "no"
+    exact += ", for its own target" if entry.own_target else ""
     rows.append(
         f"| `{name}` | {entry.family} | {exact} | {paper.year} | {link} |")
   return "\n".join(rows)

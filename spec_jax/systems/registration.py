@@ -1,5 +1,6 @@
 """`@register`: how a system file makes itself known."""
 
+from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
 import functools
@@ -52,7 +53,8 @@ class Parts:
 
 def register(name: str, *, papers: tuple[registry_lib.Paper, ...],
              family: str, exact: bool = True,
-             drafter: str | tuple[str, ...] | None = None):
+             drafter: str | tuple[str, ...] | None = None,
+             own_target: Callable[[Any], Any] | None = None):
   """Registers a builder `(parts, **hyper-parameters) -> System`.
 
   Args:
@@ -63,6 +65,9 @@ def register(name: str, *, papers: tuple[registry_lib.Paper, ...],
       a lossy rule raises `IncompatibleParts`.
     drafter: which of the bundle's parameters go to the drafter; of several it
       gets a dictionary.
+    own_target: of a system whose training changed the target too: a pure
+      function, see `core.registry.Entry`. Such a system is exact for that
+      target, and everything compares it with plain decoding of it.
   """
 
   def wrap(build):
@@ -77,7 +82,8 @@ def register(name: str, *, papers: tuple[registry_lib.Paper, ...],
 
     REGISTRY.add(name, registry_lib.Entry(
         name=name, build=checked, family=family, papers=papers, exact=exact,
-        drafter=drafter, summary=inspect.getdoc(build).splitlines()[0]))
+        drafter=drafter, summary=inspect.getdoc(build).splitlines()[0],
+        own_target=own_target))
     return checked
 
   return wrap

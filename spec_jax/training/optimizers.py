@@ -6,16 +6,11 @@ import jax
 import optax
 from optax import contrib
 
-# Which axes of a structured kernel are inputs and which outputs, by the name of
-# its linear map: Muon orthogonalises the matrix between them.
-_KERNEL_AXES = {
-    "qkv": ((0,), (1, 2, 3)),
-    "out": ((0, 1, 2), (3,)),
-    "up": ((0,), (1, 2)),
-    "down": ((0,), (1,)),
-    "project": ((0,), (1,)),
-    "entry": ((0,), (1,)),
-}
+from spec_jax.models import decoder
+
+# How many leading axes of a structured kernel are inputs, by the name of its
+# linear map: Muon orthogonalises the matrix between them and the others.
+_INPUT_AXES = {**decoder.INPUT_AXES, "project": 1, "entry": 1}
 
 
 def muon(learning_rate: float, num_steps: int, *, warmup: int = 50,
@@ -82,9 +77,10 @@ def of_part(options: Any, name: str = "adam") -> optax.GradientTransformation:
 
 def _kernel_axes(params):
   def axes(path, leaf):
-    del leaf
     names = [getattr(entry, "key", None) for entry in path]
     if names[-1] != "kernel":
       return None
-    return contrib.MuonDimensionNumbers(*_KERNEL_AXES[names[-2]])
+    num_in = _INPUT_AXES[names[-2]]
+    return contrib.MuonDimensionNumbers(
+        tuple(range(num_in)), tuple(range(num_in, leaf.ndim)))
   return jax.tree_util.tree_map_with_path(axes, params)

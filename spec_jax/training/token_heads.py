@@ -21,6 +21,7 @@ import optax
 from spec_jax.core import tree as tree_lib
 from spec_jax.core import types
 from spec_jax.models import contract
+from spec_jax.models import lora
 from spec_jax.models import token_heads
 from spec_jax.training import adversarial
 from spec_jax.training import loop
@@ -134,34 +135,52 @@ def recipe(options: TokenHeadRecipe, target: contract.LinenModel, frozen: Any
   """For `loop.fit`; `frozen` are the target's parameters."""
   heads = assemble(options, target)
 
-  def init(key):
-    heads_key, encoder_key = jax.random.split(key)
-    params = heads.network.init(
-        heads_key, jnp.zeros((1, target.config.d_model)),
-        jnp.zeros((1, options.levels), jnp.int32),
-        contract.Ends(target, frozen))["params"]
-    params = {"heads": params}
-    if heads.encoder is not None:
-      params["encoder"] = heads.encoder.init(encoder_key)
-    if options.adversarial_weight:
-      params[adversarial.DISCRIMINATOR] = adversarial.init(
-          _DISCRIMINATOR, target.vocab_size, jax.random.fold_in(key, 2))
-    return heads.network.start_as(params, target, frozen)
-
   def loss(params, frozen, tokens, key):
     return loss_of(options, heads, params, frozen, tokens, key)
 
+  rule = optimizer(options, options.learning_rate)
+  if options.adversarial_weight:  # Neither player's gradient clips the other's.
+    rule = optax.multi_transform({True: rule, False: rule}, adversarial.labels)
+  return loop.Recipe(
+      lambda key: start(options, heads, frozen, key), loss, rule)
+
+
+def start(options: TokenHeadRecipe, heads: Heads, frozen: Any, key: jax.Array
+          ) -> Any:
+  """The parameters that training begins with; the key is consumed."""
+  target = heads.target
+  heads_key, encoder_key = jax.random.split(key)
+  params = heads.network.init(
+      heads_key, jnp.zeros((1, target.config.d_model)),
+      jnp.zeros((1, options.levels), jnp.int32),
+      contract.Ends(target, frozen))["params"]
+  params = {"heads": params}
+  if heads.encoder is not None:
+    params["encoder"] = heads.encoder.init(encoder_key)
+  if options.adversarial_weight:
+    params[adversarial.DISCRIMINATOR] = adversarial.init(
+        _DISCRIMINATOR, target.vocab_size, jax.random.fold_in(key, 2))
+  return heads.network.start_as(params, target, frozen)
+
+
+def optimizer(options: TokenHeadRecipe, learning_rate: float, waiting: int = 0
+              ) -> optax.GradientTransformation:
+  """AdamW; its rate is 0 for `waiting` steps, then rises, then falls."""
+  num_steps = options.num_steps - waiting
   schedule = optax.warmup_cosine_decay_schedule(
-      0.0, options.learning_rate,
-      max(1, round(options.warmup * options.num_steps)), options.num_steps,
-      options.floor * options.learning_rate)
-  optimizer = optax.chain(
+      0.0, learning_rate, max(1, round(options.warmup * num_steps)), num_steps,
+      options.floor * learning_rate)
+  if waiting:
+    schedule = optax.join_schedules(
+        [optax.constant_schedule(0.0), schedule], [waiting])
+  return optax.chain(
       optax.clip_by_global_norm(1.0),
       optax.adamw(schedule, weight_decay=options.weight_decay))
-  if options.adversarial_weight:  # Neither player's gradient clips the other's.
-    optimizer = optax.multi_transform(
-        {True: optimizer, False: optimizer}, adversarial.labels)
-  return loop.Recipe(init, loss, optimizer)
+
+
+def target_params(params: Any, frozen: Any) -> Any:
+  """The target's parameters, with what was trained of them beside its heads."""
+  return lora.merged(frozen, params.get(lora.CHANGE, {}))
 
 
 def loss_of(options: TokenHeadRecipe, heads: Heads, params: Any, frozen: Any,
@@ -181,6 +200,13 @@ def loss_of(options: TokenHeadRecipe, heads: Heads, params: Any, frozen: Any,
   """
   out = heads.read(
       frozen, tokens, options.is_taught or options.adversarial_weight > 0)
+  return loss_given(options, heads, params, frozen, out, tokens, key)
+
+
+def loss_given(options: TokenHeadRecipe, heads: Heads, params: Any, frozen: Any,
+               out: types.ModelOut, tokens: jax.Array, key: jax.Array
+               ) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """As `loss_of`, given what the target says of the tokens, `Heads.read`."""
   path = following(tokens, options.levels + 1)
   num, ends = path.shape[1], contract.Ends(heads.target, frozen)
   apply = functools.partial(
@@ -289,6 +315,7 @@ def simulated(heads: Heads, params: Any, frozen: Any, plan: Any,
   Returns:
     `i32[T - D - 1]`: at place t the drafts if token t + 1 is the pending one.
   """
+  frozen = target_params(params, frozen)
   features = heads.ground(
       params, heads.read(frozen, window[None]), window[None])
   path = following(window[None], plan.depth + 1)[0]
@@ -321,8 +348,8 @@ def rank_accuracy(options: TokenHeadRecipe, target: contract.LinenModel,
   heads = assemble(options, target)
 
   @jax.jit
-  def ranks(params, frozen, window):
-    tokens = window[None]
+  def ranks(params, known, window):
+    tokens, frozen = window[None], target_params(params, known)
     path = following(tokens, options.levels + 1)
     grounds = heads.ground(params, heads.read(frozen, tokens), tokens)
     found = heads.network.apply(

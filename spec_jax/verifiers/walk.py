@@ -11,6 +11,7 @@ from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import tree as tree_lib
 from spec_jax.core import types
 from spec_jax.kernels import backend as backend_lib
+from spec_jax.kernels import verify_gpu
 from spec_jax.kernels import verify_tpu
 from spec_jax.verifiers import matching
 from spec_jax.verifiers import recursive
@@ -43,7 +44,8 @@ def walk(verifier, sampling: sampling_lib.Sampling, tree: types.DraftTree,
     tree: the drafts.
     p_logits: `f32[B, N, V]`, the target's logits at each node.
     ctx: gives the row keys, the lengths and the text.
-    backend: who computes, see `kernels.backend.BACKENDS`; both draw the same.
+    backend: who computes, see `kernels.backend.BACKENDS`; all draw the same.
+      On GPUs "auto" is XLA until the kernel has been timed on one.
   """
   if verifier.exact and sampling.is_greedy:
     verifier, tree = matching.SampleAndMatch(), tree.replace(q=None)
@@ -53,13 +55,15 @@ def walk(verifier, sampling: sampling_lib.Sampling, tree: types.DraftTree,
         ctx.tokens, ctx.length, p_logits.shape[-1])
   rows = jax.vmap(functools.partial(_walk_row, verifier, sampling))
   rule = _KERNEL_RULES.get(type(verifier))
-  tpu = interpreted = None
+  tpu = gpu = interpreted = None
   if verify_tpu.supports(rule, sampling, tree, p_logits, ctx.keys):
-    tpu = functools.partial(_walk_on_chip, rule, sampling)
+    tpu = functools.partial(walk_on_chip, verify_tpu.walk, rule, sampling)
     interpreted = functools.partial(tpu, interpret=True)
+  if backend != "auto" and verify_gpu.supports(rule, sampling, tree, p_logits):
+    gpu = functools.partial(walk_on_chip, verify_gpu.walk, rule, sampling)
   verdict = backend_lib.dispatch(
       backend, rows, tree, p_logits, ctx.keys, ctx.length, seen, tpu=tpu,
-      interpreted=interpreted)
+      gpu=gpu, interpreted=interpreted)
   return verdict.replace(carry=ctx.carry)
 
 
@@ -73,15 +77,16 @@ class Walk:
     return walk(verifier, sampling, tree, p_logits, ctx, self.backend)
 
 
-def _walk_on_chip(rule, sampling, tree, p_logits, keys, length, seen,
-                  interpret=False):
+def walk_on_chip(kernel, rule, sampling, tree, p_logits, keys, length,
+                 seen=None, **options) -> types.Verdict:
+  """`walk` by a kernel, `kernels.verify_tpu.walk` or `verify_gpu.walk`."""
   del seen  # Rules that need it are not supported.
   levels = jnp.arange(tree.depth + 1)
   draw_keys = jax.vmap(lambda key, length: jax.vmap(
       lambda level: keys_lib.at(key, length + level, types.Role.EMIT))(levels)
                        )(keys, length)
-  return verify_tpu.walk(tree, p_logits, draw_keys, rule=rule,
-                         sampling=sampling, interpret=interpret)
+  return kernel(tree, p_logits, draw_keys, rule=rule, sampling=sampling,
+                **options)
 
 
 def _walk_row(verifier, sampling, tree, p_logits, key, length, seen):

@@ -29,6 +29,7 @@ from tests.conformance import runs
 
 NAMES = systems.names()
 EXACT = tuple(name for name in NAMES if systems.info(name).exact)
+OWN_TARGET = tuple(name for name in NAMES if systems.info(name).own_target)
 SAMPLINGS = {"greedy": runs.GREEDY, "warped": runs.WARPED}
 
 
@@ -38,8 +39,8 @@ def is_coupled(name):
   return isinstance(system.verifier, matching.SampleAndMatch)
 
 
-def assert_same_texts(expected, actual):
-  bundle = toy.bundle(runs.END_OF_TEXT)
+def assert_same_texts(expected, actual, target=runs.BASELINE):
+  bundle = toy.bundle_of(target, runs.END_OF_TEXT)
   found = equality.first_difference(
       expected, actual, bundle.target, bundle.params["target"])
   assert found is None, found.explain()
@@ -47,8 +48,8 @@ def assert_same_texts(expected, actual):
 
 @pytest.mark.parametrize("name", EXACT)
 def test_greedy_text_is_the_reference(name):
-  final = runs.ragged(name, runs.GREEDY)
-  assert_same_texts(runs.greedy_texts(), final.texts)
+  final, target = runs.ragged(name, runs.GREEDY), runs.owner(name)
+  assert_same_texts(runs.greedy_texts(target), final.texts, target)
   assert set(final.state.status) == {
       types.Status.END_OF_TEXT, types.Status.BUDGET}
 
@@ -82,15 +83,16 @@ def test_sampled_row_ignores_its_mates(name):
 
 @pytest.mark.parametrize("name", filter(is_coupled, NAMES))
 def test_sample_and_match_writes_the_autoregressive_text(name):
-  assert_same_texts(runs.ragged("autoregressive", runs.WARPED).texts,
-                    runs.ragged(name, runs.WARPED).texts)
+  target = runs.owner(name)
+  assert_same_texts(runs.ragged(runs.BASELINE, runs.WARPED, target).texts,
+                    runs.ragged(name, runs.WARPED).texts, target)
   # Rounding decides about one draw in a million: not so many rows as to see it.
-  np.testing.assert_array_equal(
-      runs.sampled_law("autoregressive")[:256], runs.sampled_law(name)[:256])
+  np.testing.assert_array_equal(runs.sampled_law(runs.BASELINE, target)[:256],
+                                runs.sampled_law(name)[:256])
 
 
-def law_p_value(sample, num_tokens=runs.LAW_TOKENS):
-  law = runs.exact_law()
+def law_p_value(sample, num_tokens=runs.LAW_TOKENS, target=runs.BASELINE):
+  law = runs.exact_law(target)
   law = law.sum(tuple(range(num_tokens, runs.LAW_TOKENS)))
   return chi_square.p_value(
       chi_square.joint_counts(sample[:, :num_tokens], toy.VOCAB), law)
@@ -98,7 +100,14 @@ def law_p_value(sample, num_tokens=runs.LAW_TOKENS):
 
 @pytest.mark.parametrize("name", EXACT)
 def test_joint_law_of_three_tokens(name):
-  assert law_p_value(runs.sampled_law(name)) > 1e-4
+  assert law_p_value(runs.sampled_law(name), target=runs.owner(name)) > 1e-4
+
+
+@pytest.mark.parametrize("name", OWN_TARGET)
+def test_a_target_of_its_own_is_another_one(name):
+  """In texts and in law, so that the tests above are about that one."""
+  assert runs.greedy_texts(name) != runs.greedy_texts()
+  assert law_p_value(runs.sampled_law(name)) < 1e-9
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,7 @@ SMALL = {"depth": 3, "branching": (2, 1, 2), "budget": 7, "width": 3,
 # Any system that reads such a store gets a small one.
 STORES = {"datastore": toy.datastore, "dense_store": toy.dense_store}
 
+BASELINE = "autoregressive"
 GREEDY = sampling_lib.GREEDY
 PLAIN = sampling_lib.Sampling(temperature=0.8)
 WARPED = sampling_lib.Sampling(
@@ -88,20 +89,30 @@ def play(system, params, prompts, keys, budgets, capacity=CAPACITY) -> Final:
   return Final(*host, np.asarray(prompts.length))
 
 
-def build(name, sampling, end_of_text=END_OF_TEXT, fresh=False):
-  """A system on toy models; `fresh` builds everything, models too, anew."""
+def owner(name) -> str:
+  """Of the target that a system decodes: the system itself or BASELINE."""
+  return name if systems.info(name).own_target else BASELINE
+
+
+def build(name, sampling, end_of_text=END_OF_TEXT, fresh=False,
+          target=BASELINE):
+  """A system on toy models; `fresh` builds everything, models too, anew.
+
+  `target` names the system whose target it gets, if it brings none itself.
+  """
   make_bundle = toy.bundle.__wrapped__ if fresh else toy.bundle
+  bundle = systems.bundle_of(target, make_bundle(end_of_text))
   known = systems.hyper_parameters(name)
   hyper = {key: value for key, value in SMALL.items() if key in known}
   hyper |= {key: make() for key, make in STORES.items() if key in known}
-  system, params = systems.build(name, make_bundle(end_of_text), **hyper)
+  system, params = systems.build(name, bundle, **hyper)
   return system.with_sampling(sampling), params
 
 
 @functools.cache
-def ragged(name, sampling) -> Final:
+def ragged(name, sampling, target=BASELINE) -> Final:
   """Four rows of different prompts that stop at different steps."""
-  system, params = build(name, sampling)
+  system, params = build(name, sampling, target=target)
   return play(system, params, toy.prompts(), keys_lib.row_keys(0, 4), BUDGETS)
 
 
@@ -128,14 +139,14 @@ def law_sample(system, params, seed=0) -> np.ndarray:
 
 
 @functools.cache
-def sampled_law(name) -> np.ndarray:
-  return law_sample(*build(name, PLAIN, end_of_text=None))
+def sampled_law(name, target=BASELINE) -> np.ndarray:
+  return law_sample(*build(name, PLAIN, end_of_text=None, target=target))
 
 
 @functools.cache
-def exact_law() -> np.ndarray:
+def exact_law(target=BASELINE) -> np.ndarray:
   """`f[V, V, V]`: the joint law of those tokens, by the chain rule."""
-  bundle = toy.bundle()
+  bundle = toy.bundle_of(target)
   pairs = np.indices((toy.VOCAB,) * 2).reshape(2, -1).T
   texts = np.concatenate(
       [np.tile(LAW_PROMPT, (len(pairs), 1)), pairs], axis=1).astype(np.int32)
@@ -148,9 +159,9 @@ def exact_law() -> np.ndarray:
 
 
 @functools.cache
-def greedy_texts() -> list[list[int]]:
+def greedy_texts(target=BASELINE) -> list[list[int]]:
   """What every exact system must write: a loop without cache or draft."""
-  bundle, prompts = toy.bundle(END_OF_TEXT), toy.prompts()
+  bundle, prompts = toy.bundle_of(target, END_OF_TEXT), toy.prompts()
   texts = []
   for row, budget in enumerate(BUDGETS):
     length = int(prompts.length[row])

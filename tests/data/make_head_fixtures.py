@@ -9,7 +9,8 @@ run it in a venv of its own (last made with torch 2.13.0):
 Each folder gets random heads in the files of a published format, all biases
 different from zero, and `expected.npz`: a target's embedding and output head
 `f32[V, E]`, features `f32[T, E]`, paths `i32[D]` behind the last feature, and
-the logits `f32[D, V]` along the path. The modules below are written after the
+the logits `f32[D, V]` along the path; of heads beside a base also tokens
+`i64[T]` and its logits `f32[T, V]`. The modules below are written after the
 formats' descriptions and carry their names; none of the project's code is used.
 """
 
@@ -164,6 +165,36 @@ class Prefix(nn.Module):
     return self.norm(self.layers[0](x))
 
 
+class Base(nn.Module):
+
+  def __init__(self):
+    super().__init__()
+    self.embed_tokens = nn.Embedding(V, E)
+    self.layers = nn.ModuleList([Layer(), Layer()])
+    self.norm = Norm()
+
+  def forward(self, tokens):
+    x = self.embed_tokens(tokens)
+    for layer in self.layers:
+      x = layer(x)
+    return self.norm(x)
+
+
+class WholeMedusa(nn.Module):
+  """`model`, `lm_head`, `medusa_head`."""
+
+  def __init__(self, num, layers):
+    super().__init__()
+    self.model = Base()
+    self.lm_head = nn.Linear(E, V, bias=False)
+    self.medusa_head = Medusa(num, layers)
+
+  def along(self, world, path):
+    world["tokens"] = torch.randint(V, (T,))
+    world["base_logits"] = self.lm_head(self.model(world["tokens"]))
+    return self.medusa_head.along(world, path)
+
+
 class StageNorm(nn.Module):
 
   def __init__(self, size):
@@ -263,13 +294,6 @@ def _write(name, module, config, file, rename=None, num_path=2):
            logits=logits.numpy(), **{k: v.numpy() for k, v in world.items()})
 
 
-def _beside_a_base(state):
-  """As in the full model, whose other tensors are not repeated here."""
-  return {f"medusa_head.{k}": v for k, v in state.items()} | {
-      "lm_head.weight": torch.randn(V, E),
-      "model.norm.weight": torch.ones(E)}
-
-
 def main():
   torch.manual_seed(0)
   shutil.rmtree(_OUT, ignore_errors=True)
@@ -279,9 +303,13 @@ def main():
   _write("medusa_b", Medusa(2, 1, False),
          {"medusa_num_heads": 2, "medusa_num_layers": 1, "version": "2"},
          "medusa_lm_head.safetensors")
-  _write("medusa_c", Medusa(2, 2),
-         {"medusa_num_heads": 2, "medusa_num_layers": 2}, "model.safetensors",
-         _beside_a_base)
+  _write("medusa_c", WholeMedusa(2, 2), {
+      "model_type": "llama", "vocab_size": V, "hidden_size": E,
+      "intermediate_size": 24, "num_hidden_layers": 2,
+      "num_attention_heads": _HEADS, "num_key_value_heads": 1, "head_dim": 8,
+      "max_position_embeddings": 256, "rms_norm_eps": 1e-5,
+      "hidden_act": "silu", "tie_word_embeddings": False,
+      "medusa_num_heads": 2, "medusa_num_layers": 2}, "model.safetensors")
   _write("medusa_d", Medusa(2, 2), {
       "model_type": "medusa", "num_heads": 2, "num_hidden_layers": 2,
       "hidden_size": E, "vocab_size": V, "truncated_vocab_size": V,

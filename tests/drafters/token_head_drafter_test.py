@@ -31,7 +31,7 @@ def drafter_of(name, plan=PLAN):
 
 
 def play(name, lengths=(1, 2, 7), budget=16, plan=PLAN):
-  bundle = toy.bundle()
+  bundle = toy.bundle_of(name)
   system = rounds.compose(drafter_of(name, plan), bundle.target)
   params = types.Params(bundle.params["target"], bundle.params[name])
   return list(rounds.play(system, params, toy.prompts(lengths), budget))
@@ -40,7 +40,7 @@ def play(name, lengths=(1, 2, 7), budget=16, plan=PLAN):
 @functools.partial(jax.jit, static_argnums=0)
 def _read(name, tokens):
   """Features that are kept, what grounds the heads, the encoder's cache."""
-  bundle, drafter = toy.bundle(), drafter_of(name)
+  bundle, drafter = toy.bundle_of(name), drafter_of(name)
   own, tap = bundle.params[name], drafter.network.tap
   kept = bundle.target.score(
       bundle.params["target"], tokens, taps=(tap,)).taps[tap]
@@ -106,7 +106,7 @@ def test_encoder_cache_equals_recompute(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_level_by_level_equals_every_path_alone(name):
-  bundle, drafter = toy.bundle(), drafter_of(name)
+  bundle, drafter = toy.bundle_of(name), drafter_of(name)
   step = play(name, budget=4)[-1]
   feature = features(name, step.text(2))[-2]
   ends = contract.Ends(bundle.target, bundle.params["target"])

@@ -13,10 +13,14 @@ from spec_jax.core import keys as keys_lib
 from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import tree as tree_lib
 from spec_jax.core import types
+from spec_jax.kernels import backend as backend_lib
+from spec_jax.kernels import verify_gpu
+from spec_jax.kernels import verify_law
 from spec_jax.kernels import verify_tpu
 from spec_jax.verifiers import matching
 from spec_jax.verifiers import recursive
 from spec_jax.verifiers import walk
+from tests.kernels import interpreters
 from tests.kernels import lowering
 
 VOCAB, ROWS, BRANCHING = 1280, 3, (3, 2)
@@ -35,34 +39,41 @@ CASES = [
 ]
 
 
-def make(draw, seed, step=0.0):
-  """A tree drawn from a law near the target's; logits rounded to `step`."""
+def make(draw, seed, step=0.0, holes=0.0, vocab=VOCAB, dtype="float32"):
+  """A tree drawn from a law near the target's.
+
+  Logits are rounded to `step`; each of the two laws lacks a part `holes` of
+  the tokens.
+  """
   rng = np.random.default_rng(seed)
   parents = tree_lib.static_parents(BRANCHING)
-  shape = (ROWS, len(parents), VOCAB)
+  shape = (ROWS, len(parents), vocab)
   logits = (3 * rng.normal(size=shape)).astype(np.float32)
   if step:
     logits = np.round(logits / np.float32(step)) * np.float32(step)
-  q = np.asarray(jax.nn.softmax(
-      logits + rng.normal(size=shape).astype(np.float32), -1))
+  q_logits = logits + rng.normal(size=shape).astype(np.float32)
+  if holes:
+    for array in (logits, q_logits):
+      array[rng.random(shape) < holes] = -np.inf
+  q = jax.nn.softmax(q_logits, -1).astype(dtype)
   tokens = np.zeros(shape[:2], np.int32)
   for row, node in np.ndindex(shape[:2]):
     children = np.flatnonzero(parents == node)
-    law = q[row, node].astype(np.float64)
+    law = np.asarray(q[row, node].astype(jnp.float32), np.float64)
     if children.size:
       tokens[row, children] = rng.choice(
-          VOCAB, children.size, p=law / law.sum(), replace=draw == "iid")
+          vocab, children.size, p=law / law.sum(), replace=draw == "iid")
   valid = rng.random(shape[:2]) < 0.9
   valid[:, 0] = True
   for node in range(1, len(parents)):
     valid[:, node] &= valid[:, parents[node]]
   tree = types.DraftTree(
       jnp.asarray(tokens), jnp.broadcast_to(jnp.asarray(parents), shape[:2]),
-      jnp.asarray(valid), jnp.asarray(q), draw, len(BRANCHING), max(BRANCHING))
+      jnp.asarray(valid), q, draw, len(BRANCHING), max(BRANCHING))
   keys = keys_lib.row_keys(seed, ROWS)
   ctx = types.Context(jnp.zeros((ROWS, 20), jnp.int32),
                       jnp.asarray([5, 9, 13], jnp.int32), keys, None, None)
-  return tree, jnp.asarray(logits), ctx
+  return tree, jnp.asarray(logits, dtype), ctx
 
 
 @functools.cache
@@ -75,12 +86,64 @@ def walker(rule, sampling, backend):
 @hypothesis.settings(max_examples=8, deadline=None, derandomize=True,
                      database=None)
 @hypothesis.given(seed=st.integers(0, 10 ** 6),
-                  step=st.sampled_from([0.0, 0.125, 1.0]))
-def test_the_same_path_and_the_same_token(rule, sampling, seed, step):
-  inputs = make(RULES[rule][1], seed, step)
+                  step=st.sampled_from([0.0, 0.125, 1.0]),
+                  holes=st.sampled_from([0.0, 0.3]))
+def test_the_same_path_and_the_same_token(rule, sampling, seed, step, holes):
+  inputs = make(RULES[rule][1], seed, step, holes)
   jax.tree.map(np.testing.assert_array_equal,
                walker(rule, sampling, "pallas")(*inputs),
                walker(rule, sampling, "xla")(*inputs))
+
+
+# Rows of tiles of 512 tokens, of 256 (even size) and of 128 (odd size), none a
+# multiple of them; the largest takes several steps.
+GPU_CASES = [
+    (*CASES[0], VOCAB, "float32"),
+    (*CASES[1], 1001, "float32"),
+    (*CASES[2], 4100, "bfloat16"),
+    (*CASES[3], 1002, "bfloat16"),
+    ("match", sampling_lib.GREEDY, 4099, "float32"),
+]
+
+
+@functools.cache
+def gpu_walker(rule, sampling, **options):
+  kernel = functools.partial(verify_gpu.walk, **options)
+  fn = jax.jit(functools.partial(walk.walk_on_chip, kernel, rule, sampling))
+  return lambda tree, logits, ctx: fn(tree, logits, ctx.keys, ctx.length)
+
+
+# On a Hopper GPU (JAX_PLATFORMS=cuda) the kernel itself runs; the interpreter
+# takes long to bring several groups together.
+on_gpu = {} if backend_lib.has_hopper() else {
+    "interpret": interpreters.InterpretGPUParams(), "num_groups": 1}
+
+
+@pytest.mark.parametrize("rule, sampling, vocab, dtype", GPU_CASES, ids=str)
+@hypothesis.settings(max_examples=4, deadline=None, derandomize=True,
+                     database=None)
+@hypothesis.given(seed=st.integers(0, 10 ** 6),
+                  step=st.sampled_from([0.0, 1.0]),
+                  holes=st.sampled_from([0.0, 0.3]))
+def test_gpu_kernel_draws_the_same(rule, sampling, vocab, dtype, seed, step,
+                                   holes):
+  inputs = make(RULES[rule][1], seed, step, holes, vocab, dtype)
+  assert verify_gpu.supports(rule, sampling, *inputs[:2])
+  jax.tree.map(np.testing.assert_array_equal,
+               gpu_walker(rule, sampling, **on_gpu)(*inputs),
+               walker(rule, sampling, "xla")(*inputs))
+
+
+def test_groups_of_the_gpu_kernel_share_the_work_without_races():
+  first_row = lambda pytree: jax.tree.map(lambda leaf: leaf[:1], pytree)
+  inputs = [first_row(part) for part in make("iid", 3)]
+  interpreters.reset()
+  verdict = gpu_walker(
+      "iid", CASES[0][1], interpret=interpreters.InterpretGPUParams(
+          detect_races=True))(*inputs)
+  jax.tree.map(np.testing.assert_array_equal, verdict,
+               walker("iid", CASES[0][1], "xla")(*inputs))
+  assert not interpreters.get_races().races_found
 
 
 def test_the_cases_reach_every_depth():
@@ -97,31 +160,35 @@ def test_clocks_are_those_of_the_sampler():
   np.testing.assert_array_equal(clocks, sampling_lib.clocks(key, 5000))
 
 
+@pytest.mark.parametrize("num_bits", [1, 2, 4])
 @pytest.mark.parametrize("k", [1, 5, 900])
-def test_ordered_bits_bisect_to_the_kth_largest(k):
+def test_ordered_bits_are_searched_to_the_kth_largest(k, num_bits):
   x = np.random.default_rng(k).normal(size=1000).astype(np.float32)
   x[::7] = -np.inf
   x[1::9] = 0.25
-  above = lambda t: (verify_tpu._ordered(jnp.asarray(x)) >= t).sum() >= k
-  found = verify_tpu._bisect(above, -2 ** 31 + 1, 2 ** 31 - 1)
-  assert found == verify_tpu._ordered(jnp.sort(jnp.asarray(x))[-k])
+  bits = verify_law.ordered(jnp.asarray(x))
+  above = lambda thresholds: [(bits >= t).sum() >= k for t in thresholds]
+  found = verify_law.largest(above, -2 ** 31, 32, num_bits)
+  assert found == verify_law.ordered(jnp.sort(jnp.asarray(x))[-k])
 
 
-def test_rows_with_nan_end():
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+def test_rows_with_nan_end(platform):
   tree, logits, ctx = make("iid", 0)
-  verdict = walker(*CASES[0], "pallas")(
-      tree, logits.at[1].set(jnp.nan), ctx)
+  walk_fn = (walker(*CASES[0], "pallas") if platform == "tpu"
+             else gpu_walker(*CASES[0], **on_gpu))
+  verdict = walk_fn(tree, logits.at[1].set(jnp.nan), ctx)
   assert 1 <= verdict.count[1] <= tree.depth + 1
   assert 0 <= verdict.next_token[1] < VOCAB
-  clean = walker(*CASES[0], "pallas")(tree, logits, ctx)
+  clean = walk_fn(tree, logits, ctx)
   assert verdict.next_token[0] == clean.next_token[0]
 
 
-def _shapes(vocab, num_nodes=16, batch=4):
+def _shapes(vocab, num_nodes=16, batch=4, dtype=jnp.float32):
   """Shapes of a walk's arguments, without arrays."""
   shape = lambda dtype, *axes: jax.ShapeDtypeStruct(axes, dtype)
   grid = shape(jnp.int32, batch, num_nodes)
-  laws = shape(jnp.float32, batch, num_nodes, vocab)
+  laws = shape(dtype, batch, num_nodes, vocab)
   tree = types.DraftTree(grid, grid, shape(bool, batch, num_nodes), laws,
                          "iid", 4, 3)
   keys = jax.eval_shape(lambda: keys_lib.row_keys(0, batch))
@@ -129,22 +196,57 @@ def _shapes(vocab, num_nodes=16, batch=4):
       grid, shape(jnp.int32, batch), keys, None, None)
 
 
-@pytest.mark.parametrize("vocab", [32_000, 151_936, 2 ** 18])
-def test_lowers_to_a_kernel_on_a_tpu_only(vocab):
+@pytest.mark.parametrize("vocab, dtype, has_tpu", [
+    (32_000, jnp.float32, True), (151_936, jnp.float32, True),
+    (2 ** 18, jnp.float32, True), (50_257, jnp.float32, False),
+    (128_256, jnp.bfloat16, False)], ids=str)
+def test_lowers_to_a_kernel(vocab, dtype, has_tpu):
   fn = functools.partial(walk.walk, recursive.Recursive(), CASES[-1][1],
                          backend="pallas")
-  shapes = _shapes(vocab)
-  for platform, is_kernel in (("tpu", True), ("cuda", False)):
+  shapes = _shapes(vocab, dtype=dtype)
+  for platform, is_kernel in (("tpu", has_tpu), ("cuda", True)):
     text = lowering.lower(platform, fn, *shapes)
     assert (lowering.KERNEL[platform] in text) == is_kernel
 
 
+def test_greedy_lowers_to_a_kernel_on_a_gpu_only():
+  fn = functools.partial(walk.walk, recursive.Recursive(), sampling_lib.GREEDY,
+                         backend="pallas")
+  for platform, is_kernel in (("tpu", False), ("cuda", True)):
+    text = lowering.lower(platform, fn, *_shapes(32_000))
+    assert (lowering.KERNEL[platform] in text) == is_kernel
+
+
+@pytest.mark.parametrize("backend, is_kernel", [
+    ("auto", False), ("pallas", True)])
+def test_on_a_gpu_the_kernel_must_be_asked_for(monkeypatch, backend,
+                                               is_kernel):
+  monkeypatch.setattr(backend_lib.jax, "default_backend", lambda: "gpu")
+  monkeypatch.setattr(backend_lib, "has_hopper", lambda: True)
+  fn = functools.partial(walk.walk, recursive.Recursive(), CASES[0][1],
+                         backend=backend)
+  text = lowering.lower("cuda", fn, *_shapes(32_000))
+  assert (lowering.KERNEL["cuda"] in text) == is_kernel
+
+
+PENALTY = sampling_lib.Sampling(1.0, repetition_penalty=1.2)
+
+
 @pytest.mark.parametrize("vocab, sampling", [
     (50_257, sampling_lib.Sampling(1.0)), (1280, sampling_lib.GREEDY),
-    (1280, sampling_lib.Sampling(1.0, repetition_penalty=1.2))], ids=str)
+    (1280, PENALTY)], ids=str)
 def test_falls_back(vocab, sampling):
   tree, laws, ctx = _shapes(vocab)
   assert not verify_tpu.supports("iid", sampling, tree, laws, ctx.keys)
+
+
+@pytest.mark.parametrize("vocab, sampling, dtype", [
+    (500, CASES[0][1], jnp.float32), (2 ** 18 + 4, CASES[0][1], jnp.float32),
+    (1280, PENALTY, jnp.float32), (1280, CASES[0][1], jnp.float16)], ids=str)
+def test_gpu_falls_back(vocab, sampling, dtype):
+  tree, laws, _ = _shapes(vocab, dtype=dtype)
+  assert not verify_gpu.supports("iid", sampling, tree, laws)
+  assert not verify_gpu.supports(None, sampling, tree, laws)
 
 
 def test_a_walk_of_choice_is_hashed_by_value():

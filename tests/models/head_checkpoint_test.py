@@ -7,6 +7,7 @@ import shutil
 import types as types_lib
 import zipfile
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,22 +15,23 @@ from safetensors import numpy as st
 
 from spec_jax import systems
 from spec_jax.models import bundle as bundle_lib
+from spec_jax.models import checkpoint
 from spec_jax.models import contract
 from spec_jax.models import head_checkpoint
 from spec_jax.models import recurrent_heads
-from spec_jax.models import tensor_files
 from spec_jax.models import token_heads
 from spec_jax.models import torch_files
 from tests import toy
 
 _DATA = pathlib.Path(__file__).parent.parent / "data" / "heads"
-KINDS = {"medusa_1": token_heads.MedusaHeads, "hydra": token_heads.HydraHeads,
+KINDS = {"medusa_1": token_heads.MedusaHeads,
+         "medusa_2": token_heads.MedusaHeads, "hydra": token_heads.HydraHeads,
          "hydra_pp": token_heads.HydraHeads,
          "recurrent_drafter": recurrent_heads.RecurrentHead,
          "token_embedding_speculator": recurrent_heads.MlpSpeculator}
 NAMES = sorted(path.name for path in _DATA.iterdir())
 # Of the fixtures' sizes.
-TARGET = contract.decoder_model(toy.config())
+TARGET = contract.decoder_model(toy.config(embed_scale=1.0))
 
 
 @pytest.fixture
@@ -78,9 +80,8 @@ def test_logits_are_those_of_the_published_modules(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_system_drafts_with_them(name):
-  toys = toy.bundle()
   bundle = bundle_lib.Bundle(
-      "toy", toys.target, {}, {"target": toys.params["target"]}, None)
+      "toy", TARGET, {}, {"target": TARGET.init(jax.random.key(1))}, None)
   heads = head_checkpoint.load(_DATA / name, bundle.target)
   grown = head_checkpoint.add(bundle, _DATA / name)
   assert grown.heads == {heads.system: heads.hyper} and not bundle.heads
@@ -114,6 +115,10 @@ def test_tied_tensors_may_stand_there_once(folder):
 
 @pytest.mark.parametrize("name, changes, message", [
     ("medusa_a", {"medusa_num_layers": 2}, "missing 0.1.linear.weight"),
+    ("medusa_c", {"model_type": None}, "model_type=None of the base"),
+    ("medusa_c", {"rms_norm_eps": 1e-6, "head_dim": 4},
+     r"head_dim=4 \(the target has 8\), norm_eps=1e-06"),
+    ("medusa_c", {"medusa_num_layers": 1}, "extra medusa_head.0.2.weight"),
     ("medusa_d", {"num_heads": 3}, "missing medusa_heads.blocks.2.layers.0"),
     ("medusa_d", {"num_heads": 1}, "extra medusa_heads.blocks.1.layers.0"),
     ("medusa_d", {"truncated_vocab_size": 6}, "truncated_vocab_size=6"),
@@ -143,11 +148,23 @@ def test_other_folders_are_named(folder, tmp_path):
     head_checkpoint.load(path, TARGET)
 
 
-def test_heads_beside_a_base_leave_the_base_to_its_own_loader():
-  files = tensor_files.TensorFiles(_DATA / "medusa_c")
-  assert "model.norm.weight" in files.shapes
-  heads = head_checkpoint.load(_DATA / "medusa_c", TARGET)
-  assert heads.hyper == {"num_heads": 2, "num_layers": 2, "is_shared": False}
+def test_heads_beside_a_base_bring_the_base():
+  expected = dict(np.load(_DATA / "medusa_c" / "expected.npz"))
+  bundle = bundle_lib.Bundle(
+      "toy", TARGET, {}, {"target": TARGET.init(jax.random.key(1))}, None)
+  grown = head_checkpoint.add(bundle, _DATA / "medusa_c")
+  assert grown.heads == {"medusa_2": {
+      "num_heads": 2, "num_layers": 2, "is_shared": False}}
+  _, params = systems.build("medusa_2", grown, branching=(2, 2))
+  logits = lambda own: TARGET.score(
+      own, jnp.asarray(expected["tokens"], jnp.int32)[None]).logits[0]
+  np.testing.assert_allclose(
+      logits(params.target), expected["base_logits"], atol=2e-4)
+  assert np.abs(logits(grown.params["target"])
+                - expected["base_logits"]).max() > .1
+  # Its own loader reads the same base, and leaves the heads alone.
+  _, alone, _ = checkpoint.load_hf(_DATA / "medusa_c", others="medusa_head.*")
+  jax.tree.map(np.testing.assert_array_equal, alone, params.target)
 
 
 class Evil:

@@ -1,0 +1,97 @@
+"""Tables and plots of a race of drafters."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import pathlib
+from typing import Any
+
+from experiments import tables
+from spec_jax.evaluation import plots
+from spec_jax.evaluation import report
+
+_DEPTHS = 5
+
+LEGEND = """\
+trained: seconds of optimiser steps; 1 to 5: share of prefixes of the target's
+own held-out text at which a greedy draft is accepted at least so deep.
+tokens/call, speed-up, acceptance and optimum as of experiments.benchmark;
+round: median milliseconds, and over one token of plain decoding.
+"""
+
+
+def part_line(row: Mapping[str, Any]) -> dict[str, str]:
+  """One drafter's training."""
+  part = row["part"]
+  line = {"part": f"`{row['system']}`",
+          "parameters": f"{part['parameters'] / 1e6:.2f}M"}
+  judged = part.get("judged")
+  line["steps"] = str(part["steps"]) if judged else "-"
+  line["trained"] = (f"{part['steps'] * part['seconds_per_step']:.0f}"
+                     if judged else "-")
+  last = judged[-1] if judged else {}
+  return line | {str(d): report.number(last.get(f"eval_accept_{d}"))
+                 for d in range(1, _DEPTHS + 1)}
+
+
+def decoded_line(row: Mapping[str, Any]) -> dict[str, str]:
+  """One drafter in one shape."""
+  line = tables.line(row["result"])
+  clock, base = row["result"]["clock"], row["result"]["baseline_clock"]
+  seconds, token = (c["seconds_per_round"]["median"] for c in (clock, base))
+  return {"drafter": _title(row)} | {
+      column: line[column]
+      for column in ("tokens/call", "speed-up", "acceptance", "optimum")} | {
+          "round": f"{1e3 * seconds:.1f} ({seconds / token:.2f})"}
+
+
+def void_line(row: Mapping[str, Any]) -> dict[str, str]:
+  """What failed."""
+  line = tables.void_line(row["key"]["system"], row["error"])
+  return {"drafter": _title(row), "tokens/call": "-",
+          "speed-up": line["speed-up"], "acceptance": "-", "optimum": "-",
+          "round": "-"}
+
+
+def text(rows: Sequence[Mapping[str, Any]]) -> str:
+  """The tables: one of trainings, one of decodes for each temperature."""
+  parts = [report.markdown([part_line(row) for row in rows])]
+  for temperature, group in _by_temperature(rows).items():
+    lines = [decoded_line(row) if "result" in row else void_line(row)
+             for row in group]
+    parts.append(f"## Temperature {temperature:g}\n\n{report.markdown(lines)}")
+  return "\n".join(parts) + f"\n{LEGEND}"
+
+
+def write(folder: pathlib.Path, flags: Mapping[str, Any],
+          rows: Sequence[Mapping[str, Any]]) -> None:
+  """JSON, markdown and PNG.
+
+  Args:
+    folder: exists.
+    flags: of the run.
+    rows: of "system", "part" and "decoded", a list of cells.
+  """
+  report.write_json(folder / "drafter_race.json",
+                    report.card(flags, rows=list(rows)))
+  report.write_text(folder / "drafter_race.md", text(rows))
+  groups = [(f"temperature {temperature:g}", [
+      _bar(row) for row in group if "result" in row])
+            for temperature, group in _by_temperature(rows).items()]
+  if any(bars for _, bars in groups):
+    report.write_bytes(folder / "drafter_race.png", plots.comparison(
+        groups, "drafters of one target, as chains and as trees"))
+
+
+def _bar(row):
+  return tables.bar(row["result"] | {"system": _title(row)})
+
+
+def _title(row):
+  return f"{row['key']['system']}, {row['key']['shape']}"
+
+
+def _by_temperature(rows):
+  found = {}
+  for cell in (cell for row in rows for cell in row["decoded"]):
+    found.setdefault(cell["key"]["temperature"], []).append(cell)
+  return found

@@ -1,0 +1,162 @@
+"""Trains the parts that systems add to the finished models of a bundle."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+from tqdm import auto as tqdm
+
+from experiments import parts
+from spec_jax import api
+from spec_jax.core import types
+from spec_jax.drafters import none
+from spec_jax.models import bundle as bundle_lib
+from spec_jax.models import part_file
+from spec_jax.systems import registration
+from spec_jax.training import data
+from spec_jax.verifiers import matching
+
+# How a target writes text for its drafter: rows at once, temperatures.
+_OWN_BATCH, _OWN_TEMPERATURES = 256, (0.0, 0.8)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bench:
+  """What all parts of one bundle are trained with.
+
+  Attributes:
+    home: folder of the bundle.
+    bundle: its models.
+    train: `u16[n]`, text to learn from.
+    heldout: `u16[n]`, text to judge by.
+    folder: of checkpoints, logs, the target's own texts and the parts.
+    seed: of weights and data order.
+    checkpoint_every: steps.
+  """
+
+  home: pathlib.Path
+  bundle: bundle_lib.Bundle
+  train: np.ndarray
+  heldout: np.ndarray
+  folder: pathlib.Path
+  seed: int
+  checkpoint_every: int
+
+  @property
+  def made_for(self) -> str:
+    """Fingerprint of the target."""
+    return bundle_lib.fingerprint(self.home)
+
+  def fit(self, name: str, changes: Mapping[str, Any],
+          progress: Callable[[int], Any], folder: pathlib.Path | None = None
+          ) -> tuple[dict[str, Any], Any]:
+    """Hyper-parameters and parameters of a part; goes on where it stopped.
+
+    Args:
+      name: of the system.
+      changes: to its recipe.
+      progress: `num_steps ->` context of a function for `loop.fit`.
+      folder: of checkpoints and log; default: below the bench's.
+    """
+    return parts.TRAINERS[name](self.run(name, changes, progress, folder))
+
+  def run(self, name: str, changes: Mapping[str, Any],
+          progress: Callable[[int], Any], folder: pathlib.Path | None = None
+          ) -> parts.Run:
+    """What the trainer of a part works with; arguments as of `fit`."""
+    return parts.Run(
+        bundle=self.bundle, train=self.train, heldout=self.heldout,
+        own_text=self.own_text, folder=folder or self.folder / name,
+        seed=self.seed, checkpoint_every=self.checkpoint_every,
+        changes=changes, progress=progress)
+
+  def own_text(self, options: Any, stream: np.ndarray,
+               temperatures: tuple[float, ...] = _OWN_TEMPERATURES
+               ) -> np.ndarray:
+    """See `parts.Run`; systems trained in one folder share the texts."""
+    how = "_".join(f"{t:g}" for t in temperatures)
+    path = self.folder / (
+        f"own_{'train' if stream is self.train else 'heldout'}_"
+        f"{self.made_for[:8]}_{self.seed}_{options.own_windows}x"
+        f"{options.length}_at_{how}.npy")
+    return own_text(path, options, self.bundle.target,
+                    self.bundle.params["target"], stream, self.seed,
+                    temperatures)
+
+  def with_part(self, name: str, hyper: dict[str, Any], params: Any
+                ) -> "Bench":
+    """The same, with one more part, or another in its place."""
+    return dataclasses.replace(
+        self, bundle=self.bundle.with_head(name, hyper, params))
+
+  def write(self, folder: pathlib.Path, name: str, hyper: dict[str, Any],
+            params: Any, bits: int = 16) -> pathlib.Path:
+    """Puts a part into a folder; returns its file."""
+    return part_file.write(folder, name, hyper, params, self.made_for, bits)
+
+
+def open_bench(models: str, corpus: str | None, folder: pathlib.Path,
+               seed: int, checkpoint_every: int) -> Bench:
+  """Reads the bundle and the corpus.
+
+  Args:
+    models: a bundle, by name or folder.
+    corpus: folder of text, None for the standard library.
+    folder: exists.
+    seed: see `Bench`.
+    checkpoint_every: see `Bench`.
+
+  Raises:
+    ValueError: one of them is missing or broken.
+  """
+  home = bundle_lib.folder_of(models)
+  bundle, texts = bundle_lib.load_bundle(home), data.read_corpus(corpus)
+  tokenizer = bundle.tokenizer.tokenizer
+  return Bench(
+      home, bundle, data.pack(tokenizer, texts.train),
+      data.pack(tokenizer, [text for _, text in texts.heldout]), folder, seed,
+      checkpoint_every)
+
+
+def own_text(path: pathlib.Path, recipe: Any, teacher: Any, params: Any,
+             stream: np.ndarray, seed: int,
+             temperatures: tuple[float, ...] = _OWN_TEMPERATURES
+             ) -> np.ndarray:
+  """Windows `u16[n, length]` begun by the corpus, continued by the teacher.
+
+  Args:
+    path: where they are kept; read if there.
+    recipe: has `own_windows` (n) and `length`.
+    teacher: the model.
+    params: its parameters.
+    stream: `u16[m]`, the corpus.
+    seed: of windows and draws.
+    temperatures: that batches take in turn.
+  """
+  if path.exists():
+    return np.load(path)
+  batch = min(_OWN_BATCH, recipe.own_windows // 2)
+  start = parts.begun(recipe.length)
+  prompts = data.Windows(stream, batch, start, seed + 1)
+  system = registration.compose(
+      "autoregressive", registration.Parts(teacher, {}), none.NoDraft(),
+      matching.SampleAndMatch())
+  rows = []
+  num_batches = -(-recipe.own_windows // batch)
+  for step in tqdm.trange(num_batches, desc="teacher's text", unit="batch"):
+    begun = prompts(step)
+    result = api.generate(
+        system, types.Params(params), begun.tolist(), seed=seed + step,
+        max_new_tokens=recipe.length - start,
+        temperature=temperatures[step % len(temperatures)])
+    rows.append(np.concatenate(
+        [begun, np.asarray(result.tokens)], axis=1).astype(np.uint16))
+  own = np.concatenate(rows)[:recipe.own_windows]
+  # Under a scratch name first: a torn file must not pass for a whole one.
+  scratch = path.with_suffix(".tmp.npy")
+  np.save(scratch, own)
+  scratch.replace(path)
+  return own
