@@ -46,6 +46,11 @@ def define(values: flags.FlagValues) -> None:
                        lower_bound=0, flag_values=values)
   flags.DEFINE_list("batch", ["1"], "Rows decoded at once, one or more sizes.",
                     flag_values=values)
+  define_cells(values)
+
+
+def define_cells(values: flags.FlagValues) -> None:
+  """--truncate, --repeats and --audit: how a cell is measured."""
   flags.DEFINE_bool("truncate", True, "Whether contexts that are too long lose"
                     " their oldest tokens (counted in the row); else the cell"
                     " fails.", flag_values=values)
@@ -71,29 +76,11 @@ def run(values: flags.FlagValues) -> int:
   choices, skipped = common.choose(bundle, values.system, values.set)
   for name, reason in skipped.items():
     print(f"left out: {name}: {reason}")
-  baselines = {choice.baseline: choice for choice in
-               common.with_baselines(bundle, choices)
-               if choice.name == choice.baseline}
   with common.clean_errors():
     files = read_files(values, bundle)
-    works = [workload(values, bundle, rows, batch)
-             for rows in files.values() for batch in batches]
-  plan = [
-      (label, work, temperature, choice)
-      for label, work in zip([f for f in files for _ in batches], works)
-      for temperature in temperatures for choice in choices]
-  common_key = {
-      "models": cells.fingerprint(bundle), "repeats": values.repeats,
-      "audit": values.audit, "environment": cells.stable_environment()}
-  rows = []
-  for label, work, temperature, choice in tqdm.tqdm(
-      plan, desc="cells", unit="cell"):
-    key = common_key | cell_key(label, work, temperature, choice)
-    measure_fn = functools.partial(
-        measure, values, baselines[choice.baseline], choice, work, temperature)
-    with common.clean_errors():
-      rows.append(cells.finish(
-          cell_path(folder / "cells", key), key, measure_fn))
+    works = [(label, workload(values, bundle, rows, batch))
+             for label, rows in files.items() for batch in batches]
+  rows = race_cells(values, folder, bundle, choices, works, temperatures)
   with common.clean_errors():
     tables.write_cells(
         folder, common.flags_of(values), bundle.name, rows, skipped)
@@ -103,23 +90,62 @@ def run(values: flags.FlagValues) -> int:
   return 1 if failed else 0
 
 
+def race_cells(values, folder: pathlib.Path, bundle,
+               choices: Sequence[common.Choice],
+               works: Sequence[tuple[str, workload_lib.Workload]],
+               temperatures: Sequence[float]) -> list[dict[str, Any]]:
+  """The rows of all cells, those measured earlier included.
+
+  Args:
+    values: flags of `define`: --repeats and --audit.
+    folder: has a folder "cells".
+    bundle: the models.
+    choices: the systems.
+    works: workloads by name.
+    temperatures: of each workload.
+  """
+  baselines = {choice.baseline: choice for choice in
+               common.with_baselines(bundle, choices)
+               if choice.name == choice.baseline}
+  common_key = {
+      "models": cells.fingerprint(bundle), "repeats": values.repeats,
+      "audit": values.audit, "environment": cells.stable_environment()}
+  plan = [(label, work, temperature, choice) for label, work in works
+          for temperature in temperatures for choice in choices]
+  rows = []
+  for label, work, temperature, choice in tqdm.tqdm(
+      plan, desc="cells", unit="cell"):
+    key = common_key | cell_key(label, work, temperature, choice)
+    measure_fn = functools.partial(
+        measure, values, baselines[choice.baseline], choice, work, temperature)
+    with common.clean_errors():
+      rows.append(cells.finish(
+          cell_path(folder / "cells", key), key, measure_fn))
+  return rows
+
+
 def read_files(values, bundle) -> dict[str, Sequence[prompts_lib.Conversation]]:
   """The prompts by file; raises ValueError."""
-  files = {path: read(path) for path in values.prompts}
-  if not files:
-    if not bundle.prompts:
-      raise ValueError(f"{bundle.name} comes without prompts, expected a file:"
-                       " --prompts.")
-    files = {bundle.name: prompts_lib.from_texts(bundle.prompts, bundle.name)}
+  files = {path: read_prompts(path, bundle) for path in values.prompts} or {
+      bundle.name: read_prompts("", bundle)}
   return {path: rows[:values.num_prompts or None]
           for path, rows in files.items()}
 
 
-def read(path: str) -> Sequence[prompts_lib.Conversation]:
-  """A prompt file, or the workload that is made here; raises ValueError."""
+def read_prompts(path: str, bundle) -> Sequence[prompts_lib.Conversation]:
+  """A prompt file, or a workload by name, or by "" the bundle's own.
+
+  Raises:
+    ValueError: there are none, or the file is not one of prompts.
+  """
   if path == edits.NAME:
     return edits.conversations(data_lib.read_corpus().heldout)
-  return prompts_lib.read(path)
+  if path:
+    return prompts_lib.read(path)
+  if not bundle.prompts:
+    raise ValueError(f"{bundle.name} comes without prompts, expected a file:"
+                     " --prompts.")
+  return prompts_lib.from_texts(bundle.prompts, bundle.name)
 
 
 def workload(values, bundle, rows, batch) -> workload_lib.Workload:

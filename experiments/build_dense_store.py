@@ -4,33 +4,29 @@
 
 and then --system=dresd --set dense_store=out/dense_store in other programs. The
 target reads the corpus once; the first --fit_keys hidden states decide the
-projection. Keys and continuations are held in memory: 208 bytes a token.
+projection. Files grow as it reads, 208 bytes a token, and memory does not. An
+interrupted build, started again with the same flags, goes on where it stopped.
 """
 
 from collections.abc import Sequence
-import itertools
+import os
 import sys
 
 from absl import flags
-import numpy as np
 from tqdm import auto as tqdm
 
+from experiments import cells
 from experiments import common
-from spec_jax.stores import dense_index
+from experiments import corpus
+from spec_jax.stores import dense_build
 from spec_jax.stores import dense_store
-from spec_jax.training import data as data_lib
 from spec_jax.training import hidden as hidden_lib
 
 
 def define(values: flags.FlagValues) -> None:
   """The flags of this program."""
   common.define_models(values)
-  flags.DEFINE_string("corpus", None, "Folder of texts; default: the standard"
-                      " library.", flag_values=values)
-  flags.DEFINE_string("suffix", ".py", "Which files of it.",
-                      flag_values=values)
-  flags.DEFINE_bool("heldout", True, "Whether to leave out the files that"
-                    " evaluations use.", flag_values=values)
+  corpus.define(values)
   flags.DEFINE_integer("max_tokens", 1_000_000, "Where to stop.",
                        lower_bound=2, flag_values=values)
   flags.DEFINE_integer("fit_keys", 100_000, "Hidden states that decide the"
@@ -49,58 +45,35 @@ def run(values: flags.FlagValues) -> int:
   """The program."""
   bundle = common.load_models(values)
   with common.clean_errors():
-    parts = progress(values, states(values, bundle))
-    first, size = [], 0
-    for part in parts:
-      first.append(part)
-      size += len(part[0])
-      if size >= values.fit_keys:
-        break
-    if not first:
-      raise ValueError(f"no *{values.suffix} file with text below"
-                       f" {data_lib.corpus_root(values.corpus)} (--corpus).")
-    projection = dense_index.fit(
-        np.concatenate([hidden for hidden, _ in first])[:values.fit_keys],
-        values.dims)
-    dense_store.write(
-        values.out, projection, itertools.chain(first, parts),
-        bundle.target.vocab_size, end_of(bundle))
-    store = dense_store.open_store(values.out)
+    store = build(
+        values.out, bundle, corpus.of_flags(values, shuffled=True),
+        values.max_tokens, values.fit_keys, values.dims, values.following,
+        values.length)
   print(f"{len(store.keys)} keys of {values.dims} dimensions, which keep"
-        f" {100 * projection.explained:.1f}% of the variance: {values.out}")
+        f" {100 * store.projection.explained:.1f}% of the variance:"
+        f" {values.out}")
   return 0
 
 
-def end_of(bundle) -> int:
-  end = bundle.end_of_text
-  return bundle.target.vocab_size if end is None else end
-
-
-def states(values, bundle):
-  """Hidden states of the corpus, batch by batch."""
-  root = data_lib.corpus_root(values.corpus)
-  names = [name for name in data_lib.corpus_files(values.corpus, values.suffix)
-           if not (values.heldout and data_lib.is_heldout(name))]
-  # Neighbours in the folder are alike: take them from all over.
-  np.random.default_rng(0).shuffle(names)
-  documents = (
-      bundle.tokenizer.encode(text, add_special_tokens=False)
-      for text in (data_lib.read_text(root / name) for name in names) if text)
-  return hidden_lib.states(
-      bundle.target, bundle.params["target"], documents, end_of(bundle),
-      min(values.length, bundle.target.config.max_positions), values.following)
-
-
-def progress(values, parts):
-  """Passes parts on until there are enough tokens."""
-  done = 0
-  with tqdm.tqdm(total=values.max_tokens, desc="reading", unit="token") as bar:
-    for part in parts:
-      yield part
-      done += len(part[0])
-      bar.update(len(part[0]))
-      if done >= values.max_tokens:
-        return
+def build(folder: str | os.PathLike, bundle, texts: corpus.Texts,
+          max_tokens: int = 1_000_000, fit_keys: int = 100_000,
+          dims: int = 64, following: int = 20, length: int = 256
+          ) -> dense_store.DenseStore:
+  """Builds or finishes a store, with progress; raises ValueError."""
+  config, end = bundle.target.config, corpus.end_of(bundle)
+  length = min(length, config.max_positions)
+  plan = dense_build.Plan(
+      bundle.target.vocab_size, config.d_model, end, following, dims,
+      fit_keys, max_tokens, source=texts.source(bundle) | {
+          # Hidden states are those of these weights.
+          "length": length, "models": cells.fingerprint(bundle)})
+  parts = lambda first: hidden_lib.states(
+      bundle.target, bundle.params["target"], texts.documents(bundle), end,
+      length, following, first=first)
+  with tqdm.tqdm(total=max_tokens or None, desc="reading", unit="token") as bar:
+    return dense_build.build(
+        folder, plan, parts, on_rows=lambda done: bar.update(done - bar.n),
+        on_cells=lambda stage, done: bar.set_description(f"{stage} {done}"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

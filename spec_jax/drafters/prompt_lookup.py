@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from spec_jax.core import protocols
 from spec_jax.core import tree as tree_lib
+from spec_jax.drafters import consensus
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +23,17 @@ class PromptLookup:
       first.
     allow_short: also take a match with less than `depth` tokens behind it;
       the draft is then shorter.
+    most_frequent: among matches of the same length take what most of them go
+      on with, token by token: after each token those that went on otherwise
+      are asked no more. `take_latest` then says which of equally frequent
+      tokens is taken, that of the first match or that of the last.
   """
 
   depth: int = 10
   max_ngram: int = 3
   take_latest: bool = False
   allow_short: bool = False
+  most_frequent: bool = False
 
   needs: ClassVar[protocols.Needs] = protocols.Needs(draws=("deterministic",))
   max_children: ClassVar[int] = 1
@@ -45,15 +51,35 @@ class PromptLookup:
 
   def propose(self, params, state, ctx, sampling):
     """Deterministic, so the rule needs no draft law."""
-    end, is_found = self.match(ctx.tokens, ctx.length)
-    slots = end[:, None] + 1 + jnp.arange(self.depth)[None]
-    capacity = ctx.tokens.shape[1]
-    drafts = jnp.take_along_axis(
-        ctx.tokens, jnp.minimum(slots, capacity - 1), axis=1)
-    available = jnp.minimum(ctx.length - 1 - end, self.depth)
-    num_valid = jnp.where(is_found, available, 0)
+    if self.most_frequent:
+      drafts, num_valid = self.majority(ctx.tokens, ctx.length)
+    else:
+      drafts, num_valid = self.copy(ctx.tokens, ctx.length)
     return tree_lib.chain(
         ctx.root, drafts, num_valid, "deterministic"), state
+
+  def copy(self, tokens: jax.Array, length: jax.Array
+           ) -> tuple[jax.Array, jax.Array]:
+    """What follows the chosen match: `i32[B, depth]` and how many count."""
+    end, is_found = self.match(tokens, length)
+    slots = end[:, None] + 1 + jnp.arange(self.depth)[None]
+    drafts = jnp.take_along_axis(
+        tokens, jnp.minimum(slots, tokens.shape[1] - 1), axis=1)
+    available = jnp.minimum(length - 1 - end, self.depth)
+    return drafts, jnp.where(is_found, available, 0)
+
+  def majority(self, tokens: jax.Array, length: jax.Array
+               ) -> tuple[jax.Array, jax.Array]:
+    """What most matches go on with: `i32[B, depth]` and how many count."""
+    size = self.sizes(tokens, length)
+    longest = (size == size.max(-1, keepdims=True)) & (size > 0)
+    slots = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+    order = (-slots if self.take_latest else slots)[None]
+
+    def row(text, length, longest):
+      return consensus.follow(
+          text[None], length[None], longest[None], self.depth, order)
+    return jax.vmap(row)(tokens, length, longest)
 
   def match(self, tokens: jax.Array, length: jax.Array
             ) -> tuple[jax.Array, jax.Array]:
@@ -69,6 +95,15 @@ class PromptLookup:
     """
     capacity = tokens.shape[1]
     slots = jnp.arange(capacity)
+    size = self.sizes(tokens, length)
+    preference = slots if self.take_latest else capacity - 1 - slots
+    score = jnp.where(size > 0, size * capacity + preference[None], -1)
+    return jnp.argmax(score, -1).astype(jnp.int32), (size > 0).any(-1)
+
+  def sizes(self, tokens: jax.Array, length: jax.Array) -> jax.Array:
+    """`i32[B, L]`, length of the match that ends at a slot; 0 for none."""
+    capacity = tokens.shape[1]
+    slots = jnp.arange(capacity)
     still = jnp.ones(tokens.shape, bool)
     size = jnp.zeros(tokens.shape, jnp.int32)
     for back in range(self.max_ngram):
@@ -80,10 +115,7 @@ class PromptLookup:
                 & (length - 1 >= back)[:, None])
       size += still.astype(jnp.int32)
     room = 1 if self.allow_short else self.depth
-    is_match = (size > 0) & (slots[None] + room < length[:, None])
-    preference = slots if self.take_latest else capacity - 1 - slots
-    score = jnp.where(is_match, size * capacity + preference[None], -1)
-    return jnp.argmax(score, -1).astype(jnp.int32), is_match.any(-1)
+    return jnp.where(slots[None] + room < length[:, None], size, 0)
 
   def update(self, params, state, outcome):
     return state

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from spec_jax.stores import notes
+
 FORMAT, VERSION = "spec_jax datastore", 1
 _HEADER, _TOKENS, _SUFFIXES = "header.json", "tokens.bin", "suffixes.bin"
 _REQUIRED = {"format": str, "version": int, "num_tokens": int,
@@ -193,9 +195,7 @@ def write_header(folder: pathlib.Path, token_dtype: str, num_tokens: int,
   header = {"format": FORMAT, "version": VERSION, "num_tokens": num_tokens,
             "token_dtype": token_dtype,
             "checksum": checksum(tokens, suffixes)} | fields
-  partial = folder / (_HEADER + ".part")
-  partial.write_text(json.dumps(header, indent=1), encoding="utf-8")
-  partial.replace(folder / _HEADER)
+  notes.write(folder / _HEADER, header)
 
 
 def checksum(tokens: np.ndarray, suffixes: np.ndarray) -> int:

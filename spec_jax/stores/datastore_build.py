@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from spec_jax.stores import datastore as datastore_lib
+from spec_jax.stores import notes
 
-_PROGRESS = "progress.json"
 _TOKENS, _SUFFIXES = "tokens.bin", "suffixes.bin"
 _HEADER = "header.json"
 
@@ -84,9 +84,13 @@ def build(folder: str | os.PathLike, plan: Plan,
   folder.mkdir(parents=True, exist_ok=True)
   if (folder / _HEADER).exists():
     found = datastore_lib.open_store(folder)
-    _check_same(folder, plan, found.header.get("plan"), "a datastore")
+    notes.check_same(
+        folder, plan.as_dict(), found.header.get("plan"), "a datastore")
+    notes.finish(folder)
     return found
-  progress = _read_progress(folder, plan)
+  progress = notes.read(
+      folder, plan.as_dict(), {"documents": 0, "tokens": 0, "read": False},
+      "a datastore")
   if not progress["read"]:
     _append_documents(
         folder, plan, documents_fn, progress, on_document, save_every)
@@ -100,56 +104,18 @@ def build(folder: str | os.PathLike, plan: Plan,
           "vocab_size": plan.vocab_size,
           "end_of_document": plan.end_of_document,
           "documents": progress["documents"], "plan": plan.as_dict()})
-  (folder / _PROGRESS).unlink()
+  notes.finish(folder)
   return datastore_lib.open_store(folder)
-
-
-def _check_same(folder, plan, found, what):
-  if found != plan.as_dict():
-    found = found if isinstance(found, dict) else {}
-    differs = [key for key, value in plan.as_dict().items()
-               if found.get(key) != value]
-    raise ValueError(
-        f"{folder} holds {what} of another plan (other: {', '.join(differs)});"
-        " choose another folder, or remove it.")
-
-
-def _read_progress(folder, plan):
-  path = folder / _PROGRESS
-  if not path.exists():
-    strangers = [file.name for file in folder.iterdir()]
-    if strangers:
-      raise ValueError(f"{folder} is not empty (it has {strangers[0]}), and not"
-                       " a datastore; expected an empty or new folder.")
-    return {"plan": plan.as_dict(), "documents": 0, "tokens": 0, "read": False}
-  try:
-    progress = json.loads(path.read_text(encoding="utf-8"))
-    _check_same(folder, plan, progress["plan"], "half of a datastore")
-    numbers = progress["documents"], progress["tokens"], progress["read"]
-    size = (folder / _TOKENS).stat().st_size
-  except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-    raise ValueError(f"{path} is broken ({error}); remove {folder} and build"
-                     " again.") from error
-  if size < numbers[1] * plan.token_dtype.itemsize:
-    raise ValueError(f"{folder / _TOKENS} is shorter than {_PROGRESS} says;"
-                     f" remove {folder} and build again.")
-  return progress
-
-
-def _save(folder, progress):
-  partial = folder / (_PROGRESS + ".part")
-  partial.write_text(json.dumps(progress), encoding="utf-8")
-  partial.replace(folder / _PROGRESS)
 
 
 def _append_documents(folder, plan, documents_fn, progress, on_document,
                       save_every):
   path = folder / _TOKENS
-  if not (folder / _PROGRESS).exists():
-    _save(folder, progress)
+  notes.save(folder, progress)
+  size = progress["tokens"] * plan.token_dtype.itemsize
+  notes.check_length(path, size)
   with path.open("ab") as file:
-    # What came after the last note is read again.
-    file.truncate(progress["tokens"] * plan.token_dtype.itemsize)
+    file.truncate(size)  # What came after the last note is read again.
     file.seek(0, os.SEEK_END)
     saved = progress["tokens"]
     for ids in documents_fn(progress["documents"]):
@@ -170,16 +136,17 @@ def _append_documents(folder, plan, documents_fn, progress, on_document,
       if progress["tokens"] - saved >= save_every:
         file.flush()
         os.fsync(file.fileno())
-        _save(folder, progress)
+        notes.save(folder, progress)
         saved = progress["tokens"]
       if progress["tokens"] == plan.max_tokens:
         break
   progress["read"] = True
-  _save(folder, progress)
+  notes.save(folder, progress)
 
 
 def _sort_chunks(folder, plan, progress, on_chunk):
   path, size = folder / _SUFFIXES, progress["tokens"]
+  notes.check_length(folder / _TOKENS, size * plan.token_dtype.itemsize)
   chunk = plan.chunk_tokens
   tokens = np.memmap(folder / _TOKENS, plan.token_dtype, "r", shape=(size,))
   total = -(-size // chunk)

@@ -4,11 +4,12 @@ The pieces of DReSD (Gritta et al. 2025, Sec. 3): z-scores, PCA and unit length;
 an inverted file of k-means cells for the search. Searching all cells is exact.
 """
 
+from collections.abc import Iterator
 import dataclasses
 
 import numpy as np
 
-_BATCH = 1 << 14  # Vectors of one matrix product.
+_PRODUCT = 1 << 24  # Cosines computed at once: 64 MB.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,28 +94,51 @@ def make_cells(vectors: np.ndarray, num_cells: int | None = None,
     rounds: of Lloyd's algorithm, on a sample of `250 * sqrt(n)`.
     seed: of the sample.
   """
+  sample, centres = start(vectors, num_cells, seed)
+  for _ in range(rounds):
+    centres = improve(sample, centres)
+  owner = np.concatenate(list(owners(vectors, centres)))
+  return gather(centres, owner)
+
+
+def start(vectors: np.ndarray, num_cells: int | None = None, seed: int = 0
+          ) -> tuple[np.ndarray, np.ndarray]:
+  """The sample `f32[s, C]` that k-means sees, and first centres `f32[L, C]`."""
   size = len(vectors)
   num_cells = min(num_cells or int(5 * size ** 0.5), size)
   rng = np.random.default_rng(seed)
   sample = rng.permutation(size)[:max(num_cells, int(250 * size ** 0.5))]
   sample = np.asarray(vectors[np.sort(sample)], np.float32)
-  centres = sample[rng.permutation(len(sample))[:num_cells]]
-  for _ in range(rounds):
-    owner = _nearest(sample, centres)
-    sums = np.zeros_like(centres)
-    np.add.at(sums, owner, sample)
-    is_used = np.linalg.norm(sums, axis=1) > 1e-6
-    centres = np.where(is_used[:, None], unit(sums), centres)
-  owner = _nearest(vectors, centres)
+  return sample, sample[rng.permutation(len(sample))[:num_cells]]
+
+
+def improve(sample: np.ndarray, centres: np.ndarray) -> np.ndarray:
+  """One round of Lloyd's algorithm; a cell without members stays."""
+  owner = np.concatenate(list(owners(sample, centres)))
+  sums = np.zeros_like(centres)
+  np.add.at(sums, owner, sample)
+  is_used = np.linalg.norm(sums, axis=1) > 1e-6
+  return np.where(is_used[:, None], unit(sums), centres)
+
+
+def owners(vectors: np.ndarray, centres: np.ndarray, first: int = 0
+           ) -> Iterator[np.ndarray]:
+  """Yields the nearest centres of the vectors from `first` on, in batches.
+
+  The batches of one pair of arrays begin at the same places whenever `first`
+  is where one of them ended.
+  """
+  step = max(1, _PRODUCT // len(centres))
+  for begin in range(first, len(vectors), step):
+    batch = np.asarray(vectors[begin:begin + step], np.float32)
+    yield (batch @ centres.T).argmax(1)
+
+
+def gather(centres: np.ndarray, owner: np.ndarray) -> Cells:
+  """Cells from the number of each vector's centre, `i[n]`."""
   members = np.argsort(owner, kind="stable")
-  starts = np.searchsorted(owner[members], np.arange(num_cells + 1))
+  starts = np.searchsorted(owner[members], np.arange(len(centres) + 1))
   return Cells(centres, starts, members)
-
-
-def _nearest(vectors, centres):
-  return np.concatenate([
-      (np.asarray(vectors[i:i + _BATCH], np.float32) @ centres.T).argmax(1)
-      for i in range(0, len(vectors), _BATCH)])
 
 
 def search(keys: np.ndarray, cells: Cells, query: np.ndarray, count: int,
@@ -133,5 +157,8 @@ def search(keys: np.ndarray, cells: Cells, query: np.ndarray, count: int,
   """
   found = cells.candidates(query, num_cells)
   scores = np.asarray(keys[found], np.float32) @ query
+  if len(found) > count:  # Sort few: those that reach the last one's cosine.
+    least = np.partition(scores, len(scores) - count)[-count]
+    found, scores = found[scores >= least], scores[scores >= least]
   order = np.lexsort((found, -scores))[:count]
   return found[order], scores[order]

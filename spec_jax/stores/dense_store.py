@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from spec_jax.stores import dense_index
+from spec_jax.stores import notes
 
 FORMAT, VERSION = "spec_jax dense store", 1
-_HEADER = "header.json"
+HEADER = "header.json"
 _ARRAYS = ("keys", "values", "mean", "std", "components", "centres", "starts",
            "members")
 _HOW = "; build one with python -m experiments.build_dense_store"
@@ -67,7 +68,7 @@ def write(folder: str | os.PathLike, projection: dense_index.Projection,
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  (folder / _HEADER).unlink(missing_ok=True)
+  (folder / HEADER).unlink(missing_ok=True)
   keys, values = [], []
   for hidden, following in parts:
     keys.append(projection(hidden).astype(np.float16))
@@ -76,20 +77,34 @@ def write(folder: str | os.PathLike, projection: dense_index.Projection,
     raise ValueError(f"{folder}: no hidden states to store.")
   keys, values = np.concatenate(keys), np.concatenate(values)
   cells = dense_index.make_cells(keys, num_cells)
-  arrays = dict(
+  save_arrays(folder, dict(
       keys=keys, values=values, mean=projection.mean, std=projection.std,
       components=projection.components, centres=cells.centres,
-      starts=cells.starts, members=cells.members)
-  for name in _ARRAYS:
-    np.save(folder / f"{name}.npy", arrays[name])
-  header = {"format": FORMAT, "version": VERSION, "size": len(keys),
-            "hidden_size": len(projection.mean), "vocab_size": vocab_size,
-            "end_of_document": end_of_document,
-            "explained": projection.explained,
-            "bytes": {name: arrays[name].nbytes for name in _ARRAYS}}
-  partial = folder / (_HEADER + ".part")
-  partial.write_text(json.dumps(header, indent=1), encoding="utf-8")
-  partial.replace(folder / _HEADER)
+      starts=cells.starts, members=cells.members))
+  write_header(folder, vocab_size, end_of_document, projection.explained)
+
+
+def save_arrays(folder: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+  """Each in a file of its own, whole or not at all."""
+  for name, array in arrays.items():
+    partial = folder / f"{name}.part"
+    with partial.open("wb") as file:
+      np.save(file, array)
+      file.flush()
+      os.fsync(file.fileno())
+    partial.replace(folder / f"{name}.npy")
+
+
+def write_header(folder: pathlib.Path, vocab_size: int, end_of_document: int,
+                 explained: float, **fields: Any) -> None:
+  """Goes last, in one piece: half a store is none."""
+  arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r")
+            for name in _ARRAYS}
+  notes.write(folder / HEADER, {
+      "format": FORMAT, "version": VERSION, "size": len(arrays["keys"]),
+      "hidden_size": len(arrays["mean"]), "vocab_size": vocab_size,
+      "end_of_document": end_of_document, "explained": explained,
+      "bytes": {name: arrays[name].nbytes for name in _ARRAYS}} | fields)
 
 
 def open_store(folder: str | os.PathLike, vocab_size: int | None = None,
@@ -131,12 +146,12 @@ def open_store(folder: str | os.PathLike, vocab_size: int | None = None,
 
 
 def _read_header(folder):
-  path = folder / _HEADER
+  path = folder / HEADER
   try:
     header = json.loads(path.read_text(encoding="utf-8"))
   except OSError as error:
     raise ValueError(f"{folder}: no dense store there, expected a folder with"
-                     f" {_HEADER} ({error.strerror})" + _HOW + ".") from error
+                     f" {HEADER} ({error.strerror})" + _HOW + ".") from error
   except ValueError as error:
     raise ValueError(f"{path}: not JSON ({error})" + _HOW + ".") from error
   known = isinstance(header, dict) and header.get("format") == FORMAT

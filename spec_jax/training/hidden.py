@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -19,8 +20,8 @@ def _score(model, params, tokens):
 
 
 def states(model: Any, params: Any, documents: Iterable[Sequence[int]],
-           end_of_document: int, length: int, following: int, batch: int = 8
-           ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+           end_of_document: int, length: int, following: int, batch: int = 8,
+           first: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Yields batches of states and continuations.
 
   Args:
@@ -31,21 +32,22 @@ def states(model: Any, params: Any, documents: Iterable[Sequence[int]],
     length: tokens seen at once.
     following: tokens of a continuation.
     batch: windows in one forward pass.
+    first: number of the batch to begin with; those before it cost no forward
+      pass.
 
   Yields:
     `f16[m, E]` after the final norm and `i64[m, following]`.
   """
-  rows = []
-  for document in documents:
-    ids = np.asarray(document, np.int64)
-    for start in range(0, max(len(ids) - 1, 0), length):
-      rows.append((ids, start))
-      if len(rows) == batch:
-        yield _batch(model, params, rows, end_of_document, length, following,
-                     batch)
-        rows = []
-  if rows:
-    yield _batch(model, params, rows, end_of_document, length, following, batch)
+  windows = ((ids, start) for document in documents
+             for ids in (np.asarray(document, np.int64),)
+             for start in range(0, max(len(ids) - 1, 0), length))
+  for number in itertools.count():
+    rows = list(itertools.islice(windows, batch))
+    if not rows:
+      return
+    if number >= first:
+      yield _batch(model, params, rows, end_of_document, length, following,
+                   batch)
 
 
 def _batch(model, params, rows, end, length, following, batch):

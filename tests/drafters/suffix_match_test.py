@@ -94,13 +94,14 @@ def test_length_follows_the_match():
 
 def test_the_variant_writes_the_same_text():
   texts = []
-  for max_ngram in (3, 0):
+  for variant in ({"max_ngram": 3}, {"max_ngram": 0},
+                  {"max_ngram": 2, "most_frequent": True}):
     system, params = systems.build(
-        "prompt_lookup", toy.bundle(), max_ngram=max_ngram, allow_short=True,
-        depth=4)
+        "prompt_lookup", toy.bundle(), allow_short=True, depth=4, **variant)
     texts.append(np.asarray(fused.Fused().run(
         system, params, toy.prompts(), keys_lib.row_keys(0, 4), 20).tokens))
-  np.testing.assert_array_equal(*texts)
+  np.testing.assert_array_equal(texts[0], texts[1])
+  np.testing.assert_array_equal(texts[0], texts[2])
 
 
 def test_bad_hyper_parameters_are_named():
@@ -108,3 +109,7 @@ def test_bad_hyper_parameters_are_named():
     suffix_match.SuffixMatch(shortest=0)
   with pytest.raises(ValueError, match="factor=2.0 is for matches of any"):
     systems.build("prompt_lookup", toy.bundle(), factor=2.0)
+  with pytest.raises(ValueError, match="most_frequent=True is for matches of a"
+                     " limited length, expected max_ngram >= 1, got"):
+    systems.build("prompt_lookup", toy.bundle(), most_frequent=True,
+                  max_ngram=0)

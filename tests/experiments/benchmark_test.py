@@ -169,7 +169,7 @@ def test_out_below_a_file(call, folder, capsys):
 
 
 def test_the_name_of_the_edits_stands_for_them():
-  rows = benchmark.read("edits")
+  rows = benchmark.read_prompts("edits", None)
   assert len(rows) == 16 and {len(row.turns) for row in rows} == {3}
   with pytest.raises(ValueError, match="no.such: cannot be read"):
-    benchmark.read("no.such")
+    benchmark.read_prompts("no.such", None)

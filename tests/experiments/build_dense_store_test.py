@@ -2,7 +2,9 @@
 
 from experiments import build_dense_store
 import spec_jax
+from spec_jax.stores import dense_build
 from spec_jax.stores import dense_store
+from spec_jax.training import hidden
 
 
 def test_builds_and_drafts(tiny, tmp_path, capsys):
@@ -31,4 +33,43 @@ def test_nothing_to_read_is_an_error(tiny, tmp_path, capsys):
   assert build_dense_store.main(
       [f"--bundle={tiny}", f"--corpus={tmp_path}",
        f"--out={tmp_path / 'store'}"]) == 2
-  assert "no *.py file with text below" in capsys.readouterr().err
+  assert "no *.py file below" in capsys.readouterr().err
+
+
+def test_an_interrupted_build_goes_on(tiny, tmp_path, monkeypatch, capsys):
+  corpus = tmp_path / "corpus"
+  corpus.mkdir()
+  for i in range(9):
+    (corpus / f"{i}.py").write_text(f"def area_{i}(radius):\n" * 40)
+  flags = [f"--bundle={tiny}", f"--corpus={corpus}", "--noheldout",
+           "--dims=6", "--length=16"]
+  real, calls = hidden._batch, []
+  monkeypatch.setattr(
+      dense_build.build, "__defaults__",
+      (*dense_build.build.__defaults__[:2], 100))
+
+  def run(out, most):
+    calls.clear()
+
+    def counted(*args):
+      calls.append(1)
+      if len(calls) > most:
+        raise KeyboardInterrupt
+      return real(*args)
+    monkeypatch.setattr(hidden, "_batch", counted)
+    return build_dense_store.main([*flags, f"--out={tmp_path / out}"])
+
+  assert run("whole", 10 ** 6) == 0
+  total = len(calls)
+  assert total > 6
+  assert run("store", 4) == 130
+  assert "interrupted" in capsys.readouterr().err
+  assert run("store", 10 ** 6) == 0
+  assert len(calls) <= total - 3  # What was noted was not read again.
+  for path in (tmp_path / "whole").iterdir():
+    assert path.read_bytes() == (tmp_path / "store" / path.name).read_bytes()
+  monkeypatch.setattr(hidden, "_batch", None)
+  assert build_dense_store.main([*flags, f"--out={tmp_path / 'store'}"]) == 0
+  other = flags[:-1] + ["--length=8", f"--out={tmp_path / 'store'}"]
+  assert build_dense_store.main(other) == 2
+  assert "another plan (other: source)" in capsys.readouterr().err

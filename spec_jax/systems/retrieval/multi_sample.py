@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from spec_jax.core import protocols
 from spec_jax.core import registry
 from spec_jax.core import tree as tree_lib
+from spec_jax.drafters import consensus
 from spec_jax.systems import registration
 from spec_jax.verifiers import matching
 
@@ -40,7 +41,6 @@ class Consensus:
     with_self: whether a row may copy from its own text as well.
   """
 
-  vocab_size: int
   depth: int
   max_ngram: int
   min_share: float
@@ -77,18 +77,8 @@ class Consensus:
     usable = kin[:, None] & (slots[None] + 1 < lengths[:, None])
     size = jnp.where(usable, size, 0)
     agree = (size == size.max()) & (size > 0)
-    drafts, count, going = [], jnp.zeros((), jnp.int32), jnp.bool_(True)
-    for step in range(1, self.depth + 1):
-      ahead = jnp.roll(texts, -step, axis=1)
-      present = agree & (slots[None] + step < lengths[:, None])
-      token, votes = most_common(ahead, present, self.vocab_size)
-      share = votes.astype(jnp.float32) / jnp.maximum(
-          agree.sum(dtype=jnp.int32), 1).astype(jnp.float32)
-      going &= (votes > 0) & (share >= self.min_share)
-      agree = present & (ahead == token)
-      drafts.append(token)
-      count += going.astype(jnp.int32)
-    return jnp.stack(drafts), count
+    return consensus.follow(
+        texts, lengths, agree, self.depth, min_share=self.min_share)
 
 
 def kinship(tokens: jax.Array, prompt_length: jax.Array) -> jax.Array:
@@ -122,14 +112,6 @@ def match_sizes(text: jax.Array, length: jax.Array, texts: jax.Array,
   return size
 
 
-def most_common(tokens: jax.Array, present: jax.Array, vocab_size: int
-                ) -> tuple[jax.Array, jax.Array]:
-  """The most common of the tokens that are present (the least on a tie)."""
-  votes = jnp.zeros((vocab_size,), jnp.int32).at[tokens].add(
-      present.astype(jnp.int32))
-  return jnp.argmax(votes).astype(jnp.int32), votes.max()
-
-
 @registration.register("multi_sample", papers=(PAPER,), family="retrieval")
 def multi_sample(parts: registration.Parts, *, depth: int = 8,
                  max_ngram: int = 3, min_share: float = 0.5,
@@ -142,6 +124,5 @@ def multi_sample(parts: registration.Parts, *, depth: int = 8,
     raise ValueError(f"min_share={min_share}, expected in (0, 1].")
   return registration.compose(
       "multi_sample", parts,
-      Consensus(parts.target.vocab_size, depth, max_ngram, min_share,
-                with_self),
+      Consensus(depth, max_ngram, min_share, with_self),
       matching.SampleAndMatch())
