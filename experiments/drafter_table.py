@@ -20,17 +20,18 @@ round: median milliseconds, and over one token of plain decoding.
 
 
 def part_line(row: Mapping[str, Any]) -> dict[str, str]:
-  """One drafter's training."""
+  """One drafter's part, and its training where it was trained here."""
   part = row["part"]
   line = {"part": f"`{row['system']}`",
           "parameters": f"{part['parameters'] / 1e6:.2f}M"}
-  judged = part.get("judged")
-  line["steps"] = str(part["steps"]) if judged else "-"
-  line["trained"] = (f"{part['steps'] * part['seconds_per_step']:.0f}"
-                     if judged else "-")
-  last = judged[-1] if judged else {}
-  return line | {str(d): report.number(last.get(f"eval_accept_{d}"))
-                 for d in range(1, _DEPTHS + 1)}
+  if "steps" not in part:
+    return line
+  last = part["judged"][-1]
+  return line | {
+      "steps": str(part["steps"]),
+      "trained": f"{part['steps'] * part['seconds_per_step']:.0f}"} | {
+          str(d): report.number(last.get(f"eval_accept_{d}"))
+          for d in range(1, _DEPTHS + 1)}
 
 
 def decoded_line(row: Mapping[str, Any]) -> dict[str, str]:

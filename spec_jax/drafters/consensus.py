@@ -6,38 +6,33 @@ import jax.numpy as jnp
 _NEVER = jnp.iinfo(jnp.int32).max
 
 
-def most_common(tokens: jax.Array, present: jax.Array, order: jax.Array
+def most_common(tokens: jax.Array, present: jax.Array, vocab_size: int,
+                order: jax.Array | None = None
                 ) -> tuple[jax.Array, jax.Array]:
   """The most common of the tokens that are present.
 
   Args:
     tokens: `i32[n]`.
     present: `bool[n]`.
+    vocab_size: tokens are below it.
     order: `i32[n]`, below 2**31 - 1; of equally common tokens the one with the
-      least entry is taken.
+      least entry is taken. None takes the least token.
 
   Returns:
     A token and how often it is present; 0 times if none is.
   """
-  order = jnp.where(present, order, _NEVER)
-  # Sorted, equal tokens are neighbours, the least entry of each comes first:
-  # no table of the vocabulary is needed. Absent ones go to the end.
-  absent, tokens, order = jax.lax.sort(
-      ((~present).astype(jnp.int32), tokens, order), num_keys=3)
-  slots = jnp.arange(len(tokens), dtype=jnp.int32)
-  is_new = jnp.concatenate([
-      jnp.ones((1,), bool), tokens[1:] != tokens[:-1]])
-  begin = jax.lax.cummax(jnp.where(is_new, slots, 0))
-  votes = jnp.where(absent == 0, slots - begin + 1, 0)
+  votes = jnp.zeros((vocab_size,), jnp.int32).at[tokens].add(
+      present.astype(jnp.int32))
   best = votes.max()
-  chosen = jnp.argmin(jnp.where(
-      (votes == best) & (absent == 0), order[begin], _NEVER))
-  return tokens[chosen], best
+  if order is None:
+    return jnp.argmax(votes).astype(jnp.int32), best
+  wins = present & (votes[tokens] == best)
+  return tokens[jnp.argmin(jnp.where(wins, order, _NEVER))], best
 
 
 def follow(texts: jax.Array, lengths: jax.Array, agree: jax.Array, depth: int,
-           order: jax.Array | None = None, min_share: float = 0.0
-           ) -> tuple[jax.Array, jax.Array]:
+           vocab_size: int, order: jax.Array | None = None,
+           min_share: float = 0.0) -> tuple[jax.Array, jax.Array]:
   """Walks on from places in texts, each time with the majority.
 
   Args:
@@ -45,7 +40,8 @@ def follow(texts: jax.Array, lengths: jax.Array, agree: jax.Array, depth: int,
     lengths: `i32[R]`.
     agree: `bool[R, L]`, the places; what follows each of them is asked.
     depth: steps.
-    order: `i32[R, L]`, see `most_common`; None takes the least token.
+    vocab_size: see `most_common`.
+    order: `i32[R, L]`, see `most_common`.
     min_share: a run ends where less than this share of those that agree with it
       so far go on alike.
 
@@ -59,8 +55,8 @@ def follow(texts: jax.Array, lengths: jax.Array, agree: jax.Array, depth: int,
     ahead = jnp.roll(texts, -step, axis=1)
     present = agree & (slots[None] + step < lengths[:, None])
     token, votes = most_common(
-        ahead.ravel(), present.ravel(),
-        (ahead if order is None else order).ravel())
+        ahead.ravel(), present.ravel(), vocab_size,
+        None if order is None else order.ravel())
     share = votes.astype(jnp.float32) / jnp.maximum(
         agree.sum(dtype=jnp.int32), 1).astype(jnp.float32)
     going &= (votes > 0) & (share >= min_share)

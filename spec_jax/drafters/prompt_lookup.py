@@ -27,6 +27,7 @@ class PromptLookup:
       on with, token by token: after each token those that went on otherwise
       are asked no more. `take_latest` then says which of equally frequent
       tokens is taken, that of the first match or that of the last.
+    vocab_size: of the target, for `most_frequent`.
   """
 
   depth: int = 10
@@ -34,6 +35,7 @@ class PromptLookup:
   take_latest: bool = False
   allow_short: bool = False
   most_frequent: bool = False
+  vocab_size: int = 0
 
   needs: ClassVar[protocols.Needs] = protocols.Needs(draws=("deterministic",))
   max_children: ClassVar[int] = 1
@@ -42,6 +44,9 @@ class PromptLookup:
     for name in ("depth", "max_ngram"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name}={getattr(self, name)}, expected >= 1.")
+    if self.most_frequent and self.vocab_size < 1:
+      raise ValueError(f"most_frequent=True counts tokens, but vocab_size="
+                       f"{self.vocab_size}, expected the target's.")
 
   def init(self, params, batch, capacity):
     return ()
@@ -78,7 +83,8 @@ class PromptLookup:
 
     def row(text, length, longest):
       return consensus.follow(
-          text[None], length[None], longest[None], self.depth, order)
+          text[None], length[None], longest[None], self.depth,
+          self.vocab_size, order)
     return jax.vmap(row)(tokens, length, longest)
 
   def match(self, tokens: jax.Array, length: jax.Array

@@ -30,7 +30,7 @@ import numpy as np
 
 # Within 1e-4 of the optimum with V = 2k to 128k tokens and 2 to 8 drafts.
 NUM_NODES = 64
-_CELLS_PER_NODE = 64
+_CELLS_PER_NODE = 16
 _LANES = 16  # Partial sums of a law, see `Race.node_mass`.
 
 
@@ -59,10 +59,10 @@ class Race:
 
   def node_mass(self, law: jax.Array) -> jax.Array:
     """`f[S]`, what the nodes get of a law of tokens `f[V]`."""
-    size = self.slots.shape[0]
-    above = jnp.minimum(self.node + 1, size - 1)
-    return (_add_up(self.node, law * (1 - self.upper), size)
-            + _add_up(above, law * self.upper, size))
+    lower, upper = _add_up(self.node, (law * (1 - self.upper),
+                                       law * self.upper), self.slots.shape[0])
+    # The last node has none above it; what is meant for that stays there.
+    return lower + jnp.roll(upper, 1).at[0].set(0).at[-1].add(upper[-1])
 
 
 def solve(p: jax.Array, q: jax.Array, is_draft: jax.Array,
@@ -101,7 +101,9 @@ def winner_law(race: Race, q: jax.Array, is_draft: jax.Array) -> jax.Array:
   Returns:
     `f[V]`, exact: it sums `win_chances` over all drafts.
   """
-  masses = jax.vmap(race.node_mass)(jnp.atleast_2d(q))
+  # Not a batch of one: `solve` summed the same, which is then done once.
+  masses = (race.node_mass(q)[None] if q.ndim == 1
+            else jax.vmap(race.node_mass)(q))
   in_slots = jnp.matmul(masses, race.slots, precision="highest")
   chances = win_chances(in_slots, is_draft)
   if q.ndim == 1:  # All drafts alike: one row for their sum.
@@ -161,9 +163,8 @@ def _nodes(rate, q, num_drafts, num_nodes):
   # Equal steps of the root: what is lost grows with the rate.
   cell = jnp.sqrt(rate / jnp.maximum(num_drafts, 1)) * num_cells
   cell = jnp.minimum(cell.astype(jnp.int32), num_cells - 1)
-  empty = jnp.zeros((num_cells,), rate.dtype)
-  mass = empty.at[cell].add(q)
-  mean = _ratio(empty.at[cell].add(q * rate), mass)
+  mass, total = _sums(cell, (q, q * rate), num_cells)
+  mean = _ratio(total, mass)
   mean = jax.lax.cummax(mean)  # An empty cell repeats the one before.
   nodes = mean[_spread(mean, mass, num_drafts, num_nodes)]
   return nodes.at[0].set(rate.min()).at[-1].set(rate.max())
@@ -246,9 +247,16 @@ def _ratio(part, whole):
   return jnp.where(is_positive, part / jnp.where(is_positive, whole, 1), 0)
 
 
-def _add_up(index, values, size):
-  """Sums `f[size]` of the values that share an index."""
+def _sums(index, columns, size):
+  """Sums `f[size]` of each column over the values that share an index."""
+  pairs = jnp.stack(columns, -1)  # Together: a scatter costs by the index.
+  empty = jnp.zeros((size, len(columns)), pairs.dtype)
+  return jnp.moveaxis(empty.at[index].add(pairs), -1, 0)
+
+
+def _add_up(index, columns, size):
+  """As `_sums`, for few places that many values share."""
   # One after the other, float32 would lose a digit for every ten thousand.
-  lane = jnp.arange(values.shape[0]) % _LANES
-  sums = jnp.zeros((_LANES, size), values.dtype).at[lane, index].add(values)
-  return sums.sum(0)
+  lane = jnp.arange(index.shape[0], dtype=index.dtype) % _LANES
+  sums = _sums(lane * size + index, columns, _LANES * size)
+  return sums.reshape(len(columns), _LANES, size).sum(1)

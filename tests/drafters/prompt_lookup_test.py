@@ -68,6 +68,7 @@ def vote(drafter, text):
   return run
 
 
+_VOCAB = 8  # Of the texts here.
 _texts = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=CAPACITY),
                   min_size=4, max_size=4)
 
@@ -91,7 +92,7 @@ def test_equals_search(take_latest, allow_short, texts, depth, max_ngram):
 def test_the_majority_equals_counting(take_latest, allow_short, texts, depth,
                                       max_ngram):
   drafter = prompt_lookup.PromptLookup(
-      depth, max_ngram, take_latest, allow_short, most_frequent=True)
+      depth, max_ngram, take_latest, allow_short, True, _VOCAB)
   assert propose(drafter, texts) == [vote(drafter, text) for text in texts]
 
 
@@ -101,7 +102,8 @@ def test_the_majority_equals_counting(take_latest, allow_short, texts, depth,
 def test_one_match_leaves_nothing_to_vote_on(texts, take_latest, allow_short):
   drafter = prompt_lookup.PromptLookup(4, 3, take_latest, allow_short)
   texts = [t if len(ends_of(drafter, t)) < 2 else t[-1:] for t in texts]
-  voting = dataclasses.replace(drafter, most_frequent=True)
+  voting = dataclasses.replace(
+      drafter, most_frequent=True, vocab_size=_VOCAB)
   assert propose(voting, texts) == propose(drafter, texts)
 
 
@@ -109,7 +111,7 @@ def test_first_last_or_most_frequent():
   # After "1": first 2 3, then 4 5 twice, last 6 7.
   text = [1, 2, 3, 1, 4, 5, 0, 1, 4, 5, 1, 6, 7, 1]
   options = {"first": {}, "last": {"take_latest": True},
-             "most": {"most_frequent": True}}
+             "most": {"most_frequent": True, "vocab_size": _VOCAB}}
   assert {name: propose(prompt_lookup.PromptLookup(2, 1, **more), [text])[0]
           for name, more in options.items()} == {
               "first": [2, 3], "last": [6, 7], "most": [4, 5]}
@@ -117,7 +119,7 @@ def test_first_last_or_most_frequent():
 
 def test_a_vote_does_not_look_behind_the_text():
   """Stale tokens after the text, and the suffix itself, have no vote."""
-  drafter = prompt_lookup.PromptLookup(3, 1, False, True, True)
+  drafter = prompt_lookup.PromptLookup(3, 1, False, True, True, _VOCAB)
   assert propose(drafter, [[7, 2, 7], [7, 7], [3, 7]]) == [[2, 7], [7], []]
 
 
@@ -127,10 +129,15 @@ def test_a_vote_does_not_look_behind_the_text():
 def test_periodic_text_is_foreseen(period, take_latest, most_frequent):
   endless = list(range(period)) * (2 * CAPACITY)
   drafter = prompt_lookup.PromptLookup(
-      4, 3, take_latest, most_frequent=most_frequent)
+      4, 3, take_latest, most_frequent=most_frequent, vocab_size=_VOCAB)
   lengths = range(2 * period + 4, CAPACITY)
   assert propose(drafter, [endless[:n] for n in lengths]) == [
       endless[n:n + 4] for n in lengths]
+
+
+def test_a_vote_needs_the_size_of_the_vocabulary():
+  with pytest.raises(ValueError, match="vocab_size=0, expected the target's"):
+    prompt_lookup.PromptLookup(most_frequent=True)
 
 
 def test_text_without_repetition_has_no_draft():

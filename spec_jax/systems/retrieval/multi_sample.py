@@ -41,6 +41,7 @@ class Consensus:
     with_self: whether a row may copy from its own text as well.
   """
 
+  vocab_size: int
   depth: int
   max_ngram: int
   min_share: float
@@ -78,7 +79,8 @@ class Consensus:
     size = jnp.where(usable, size, 0)
     agree = (size == size.max()) & (size > 0)
     return consensus.follow(
-        texts, lengths, agree, self.depth, min_share=self.min_share)
+        texts, lengths, agree, self.depth, self.vocab_size,
+        min_share=self.min_share)
 
 
 def kinship(tokens: jax.Array, prompt_length: jax.Array) -> jax.Array:
@@ -124,5 +126,6 @@ def multi_sample(parts: registration.Parts, *, depth: int = 8,
     raise ValueError(f"min_share={min_share}, expected in (0, 1].")
   return registration.compose(
       "multi_sample", parts,
-      Consensus(depth, max_ngram, min_share, with_self),
+      Consensus(parts.target.vocab_size, depth, max_ngram, min_share,
+                with_self),
       matching.SampleAndMatch())

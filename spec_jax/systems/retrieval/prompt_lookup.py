@@ -36,8 +36,8 @@ def prompt_lookup(parts: registration.Parts, *, depth: int = 10,
     raise ValueError(f"factor={factor} is for matches of any length, expected"
                      f" max_ngram=0, got max_ngram={max_ngram}.")
   drafter = drafter_lib.PromptLookup(
-      depth, max_ngram, take_latest, allow_short,
-      most_frequent) if max_ngram else (
+      depth, max_ngram, take_latest, allow_short, most_frequent,
+      parts.target.vocab_size) if max_ngram else (
           suffix_match.SuffixMatch(
               depth, 1, take_latest, allow_short, factor))
   return registration.compose(

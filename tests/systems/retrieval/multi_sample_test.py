@@ -15,7 +15,7 @@ from tests import chi_square
 from tests import toy
 from tests.conformance import runs
 
-DRAFTER = multi_sample.Consensus(4, 3, 0.5, False)
+DRAFTER = multi_sample.Consensus(toy.VOCAB, 4, 3, 0.5, False)
 
 
 def propose(texts, prompt_length, drafter=DRAFTER):
@@ -58,7 +58,7 @@ def test_a_run_ends_where_the_samples_disagree():
 def test_its_own_text_is_asked_only_on_request():
   text = [1, 2, 3, 1, 2]
   assert propose([text], 1) == [[]]
-  own = multi_sample.Consensus(4, 3, 0.5, True)
+  own = multi_sample.Consensus(toy.VOCAB, 4, 3, 0.5, True)
   assert propose([text], 1, own) == [[3, 1, 2]]
 
 
