@@ -82,6 +82,8 @@ def run(values: flags.FlagValues) -> int:
   choices, skipped = common.choose(
       bundle, names if values.system and values.system != ["all"] else None,
       overrides, names)
+  choices, reasons = of_one_row(choices)
+  skipped |= reasons
   for name, reason in skipped.items():
     print(f"left out: {name}: {reason}")
   rows = benchmark.race_cells(
@@ -96,6 +98,14 @@ def run(values: flags.FlagValues) -> int:
   failed = [row for row in rows if "error" in row]
   print(f"{len(rows) - len(failed)} of {len(rows)} cells are whole: {folder}")
   return 1 if failed else 0
+
+
+def of_one_row(choices: Sequence[common.Choice]
+               ) -> tuple[list[common.Choice], dict[str, str]]:
+  """The systems that draft for a batch of one, and why the others cannot."""
+  alone = [c.name for c in choices if c.system.drafter.needs.mates]
+  return [c for c in choices if c.name not in alone], dict.fromkeys(
+      alone, "it drafts from the other rows of its batch; here are none.")
 
 
 def default_names() -> tuple[str, ...]:
