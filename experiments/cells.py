@@ -14,6 +14,9 @@ from tqdm import auto as tqdm
 
 from spec_jax.evaluation import report
 
+_MAPS = pathlib.Path("/proc/self/maps")
+_MOST_MAPS = 20_000
+
 
 def fingerprint(bundle) -> str:
   """Changes with any weight, shape, configuration or dtype."""
@@ -63,7 +66,21 @@ def finish(path: pathlib.Path, key: Mapping[str, Any],
     row["traceback"] = traceback.format_exc()
     tqdm.tqdm.write(f"void: {path.stem}: {row['error']}")
   report.write_json(path, row)
+  drop_programs_in_time()
   return json.loads(path.read_text())
+
+
+def drop_programs_in_time(most_maps: int = _MOST_MAPS) -> None:
+  """Forgets all compiled programs if they are many.
+
+  Each keeps several memory maps, of which Linux grants a process 65,530; the
+  compiler dies of one too many, and a long run with it.
+  """
+  if not _MAPS.exists():
+    return
+  with _MAPS.open("rb") as lines:
+    if sum(1 for _ in lines) > most_maps:
+      jax.clear_caches()
 
 
 def read(path: pathlib.Path) -> dict[str, Any] | None:

@@ -3,7 +3,6 @@
 import importlib.metadata
 import itertools
 import os
-import pathlib
 
 # Tests compile much and compute little: without optimisation, and with the
 # older of two emitters of fused loops, programs are there in a third of the
@@ -24,6 +23,8 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 import pytest  # pylint: disable=g-import-not-at-top
 
+from experiments import cells  # pylint: disable=g-import-not-at-top
+
 _BY_NAME = {"conformance", "exactness"}
 
 
@@ -40,20 +41,13 @@ def pytest_collection_modifyitems(items):
     item.add_marker(pytest.mark.xdist_group(group))
 
 
-_MAPS = pathlib.Path("/proc/self/maps")
-_TESTS_BETWEEN_COUNTS, _MOST_MAPS = 20, 20_000
+_TESTS_BETWEEN_COUNTS = 20
 _num_tests = itertools.count(1)
 
 
 @pytest.fixture(autouse=True)
 def few_compiled_programs():
-  """Drops compiled programs in time.
-
-  Each keeps several memory maps, of which Linux grants a process 65,530; the
-  compiler dies of one too many.
-  """
+  """Drops compiled programs in time."""
   yield
-  if next(_num_tests) % _TESTS_BETWEEN_COUNTS == 0 and _MAPS.exists():
-    with _MAPS.open("rb") as lines:
-      if sum(1 for _ in lines) > _MOST_MAPS:
-        jax.clear_caches()
+  if next(_num_tests) % _TESTS_BETWEEN_COUNTS == 0:
+    cells.drop_programs_in_time()

@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from experiments import benchmark
+from experiments import cells as cells_lib
 
 _ROWS = (
     {"question_id": 1, "category": "coding", "turns": ["def f(x):", "Again."]},
@@ -173,3 +174,12 @@ def test_the_name_of_the_edits_stands_for_them():
   assert len(rows) == 16 and {len(row.turns) for row in rows} == {3}
   with pytest.raises(ValueError, match="no.such: cannot be read"):
     benchmark.read_prompts("no.such", None)
+
+
+def test_compiled_programs_are_dropped_before_they_are_too_many(monkeypatch):
+  dropped = []
+  monkeypatch.setattr(cells_lib.jax, "clear_caches", lambda: dropped.append(1))
+  cells_lib.drop_programs_in_time(most_maps=10 ** 9)
+  assert not dropped
+  cells_lib.drop_programs_in_time(most_maps=1)
+  assert dropped or not cells_lib._MAPS.exists()
