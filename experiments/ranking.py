@@ -35,6 +35,8 @@ from spec_jax.evaluation import report
 
 _REFERENCES = (common.BASELINE, "speculative_sampling")
 _FAMILIES = ("retrieval", "self_speculative")
+# They draft from the other rows of a batch, and here a batch is one row.
+_OF_MANY = ("multi_sample",)
 _SPEC_BENCH = "../shared/data/spec_bench_question.jsonl"
 
 
@@ -82,8 +84,6 @@ def run(values: flags.FlagValues) -> int:
   choices, skipped = common.choose(
       bundle, names if values.system and values.system != ["all"] else None,
       overrides, names)
-  choices, reasons = of_one_row(choices)
-  skipped |= reasons
   for name, reason in skipped.items():
     print(f"left out: {name}: {reason}")
   rows = benchmark.race_cells(
@@ -100,19 +100,11 @@ def run(values: flags.FlagValues) -> int:
   return 1 if failed else 0
 
 
-def of_one_row(choices: Sequence[common.Choice]
-               ) -> tuple[list[common.Choice], dict[str, str]]:
-  """The systems that draft for a batch of one, and why the others cannot."""
-  alone = [c.name for c in choices if c.system.drafter.needs.mates]
-  return [c for c in choices if c.name not in alone], dict.fromkeys(
-      alone, "it drafts from the other rows of its batch; here are none.")
-
-
 def default_names() -> tuple[str, ...]:
   """The references, then the systems that are ranked."""
   return _REFERENCES + tuple(
       name for name in systems.names()
-      if systems.info(name).family in _FAMILIES)
+      if systems.info(name).family in _FAMILIES and name not in _OF_MANY)
 
 
 def workloads(values, bundle) -> list[tuple[str, str, Any]]:
