@@ -43,10 +43,7 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_list("batches", [], "Rows decoded at once, at least three"
                     " different numbers: the law of speed.",
                     flag_values=values)
-  flags.DEFINE_string("models", "tiny-python", "A bundle, by name or folder.",
-                      flag_values=values)
-  flags.DEFINE_string("corpus", None, "As of experiments.train.",
-                      flag_values=values)
+  part_training.define(values)
   flags.DEFINE_integer("batch", None, "Windows per step; default: the"
                        " recipe's.", lower_bound=1, flag_values=values)
   flags.DEFINE_integer("own_windows", None, "Windows of the target's own text;"
@@ -70,9 +67,7 @@ def run(values: flags.FlagValues) -> int:
       raise ValueError("--steps is empty, expected at least one number.")
     if len(common.temperatures(values)) != 1:
       raise ValueError(f"--temperature={values.temperature}, expected one.")
-    bench = part_training.open_bench(
-        values.models, values.corpus, report.make_folder(values.out),
-        values.seed, 50)
+    bench = part_training.of_flags(values)
   lab = law_points.Lab(values, bench)
   points = {}
   if len(steps) > 1:
@@ -97,8 +92,8 @@ def sizes(values: flags.FlagValues, flag: str) -> list[int]:
   given = getattr(values, flag)
   found = sorted(set(common.numbers(given, flag, int))) if given else []
   # One number of steps trains what the other laws ask for.
-  allowed = len(found) in ((0, 1) if flag == "steps" else (0,))
-  if found and (found[0] < 1 or len(found) < 3 and not allowed):
+  is_enough = len(found) >= 3 or flag == "steps" and len(found) == 1
+  if found and (found[0] < 1 or not is_enough):
     raise ValueError(
         f"--{flag}={given}, expected three different numbers above 0.")
   return found

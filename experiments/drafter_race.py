@@ -28,7 +28,6 @@ from experiments import drafter_cells
 from experiments import drafter_shapes
 from experiments import drafter_table
 from experiments import part_training
-from experiments import train
 from spec_jax.evaluation import report
 from spec_jax.models import part_file
 from spec_jax.training import loop
@@ -38,8 +37,7 @@ _PROBE_STEPS = 8
 
 def define(values: flags.FlagValues) -> None:
   """The flags of this program."""
-  flags.DEFINE_string("models", "tiny-python", "A bundle, by name or folder.",
-                      flag_values=values)
+  part_training.define(values)
   flags.DEFINE_list("system", list(drafter_shapes.BY_SYSTEM), "Whose parts"
                     " race.", flag_values=values)
   flags.DEFINE_float("minutes", 1.0, "Of optimiser steps for each part; the"
@@ -52,8 +50,6 @@ def define(values: flags.FlagValues) -> None:
                        " recipe's.", lower_bound=1, flag_values=values)
   flags.DEFINE_integer("own_windows", 256, "Windows of the target's own text"
                        " to learn from.", lower_bound=2, flag_values=values)
-  flags.DEFINE_string("corpus", None, "As of experiments.train.",
-                      flag_values=values)
   drafter_cells.define(values)
   flags.DEFINE_string("out", "out/drafter_race", "Folder of trainings, cells,"
                       " table and plot.", flag_values=values)
@@ -64,9 +60,7 @@ def run(values: flags.FlagValues) -> int:
   logging.set_verbosity(logging.WARNING)  # Orbax tells about every file.
   with common.clean_errors():
     check(values)
-    bench = part_training.open_bench(
-        values.models, values.corpus, report.make_folder(values.out),
-        values.seed, 50)
+    bench = part_training.of_flags(values)
     course = drafter_cells.Course(values, bench.bundle, bench.folder)
   rows, failed = [], 0
   for name in (n for n in drafter_shapes.BY_SYSTEM if n in values.system):
@@ -157,7 +151,7 @@ class Laps:
   @contextlib.contextmanager
   def __call__(self, num_steps):
     before = time.monotonic()
-    with (train.progress(self._title, num_steps) if self._title
+    with (part_training.progress(self._title, num_steps) if self._title
           else contextlib.nullcontext()) as show:
       def on_step(step, row):
         nonlocal before

@@ -10,7 +10,6 @@ from experiments import drafter_cells
 from experiments import drafter_shapes
 from experiments import part_training
 from experiments import parts
-from experiments import train
 from spec_jax.training import loop
 
 _MEASURE = "eval_tokens_per_call"
@@ -79,8 +78,8 @@ class Lab:
         key: getattr(values, key) for key in ("batch", "own_windows")
         if getattr(values, key) is not None}
     return self._bench.fit(
-        values.system, changes, functools.partial(train.progress, title),
-        self._folder(title))
+        values.system, changes,
+        functools.partial(part_training.progress, title), self._folder(title))
 
   def _folder(self, title):
     return self._bench.folder / title / self._values.system

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
+import contextlib
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
+from absl import flags
 import numpy as np
 from tqdm import auto as tqdm
 
@@ -13,6 +16,7 @@ from experiments import parts
 from spec_jax import api
 from spec_jax.core import types
 from spec_jax.drafters import none
+from spec_jax.evaluation import report
 from spec_jax.models import bundle as bundle_lib
 from spec_jax.models import part_file
 from spec_jax.systems import registration
@@ -45,7 +49,7 @@ class Bench:
   seed: int
   checkpoint_every: int
 
-  @property
+  @functools.cached_property
   def made_for(self) -> str:
     """Fingerprint of the target."""
     return bundle_lib.fingerprint(self.home)
@@ -119,6 +123,30 @@ def open_bench(models: str, corpus: str | None, folder: pathlib.Path,
       home, bundle, data.pack(tokenizer, texts.train),
       data.pack(tokenizer, [text for _, text in texts.heldout]), folder, seed,
       checkpoint_every)
+
+
+def define(values: flags.FlagValues) -> None:
+  """--models and --corpus."""
+  flags.DEFINE_string("models", "tiny-python", "A bundle, by name or folder.",
+                      flag_values=values)
+  flags.DEFINE_string("corpus", None, "As of experiments.train.",
+                      flag_values=values)
+
+
+def of_flags(values: flags.FlagValues) -> Bench:
+  """What `define`, --out and --seed ask for; raises ValueError."""
+  return open_bench(values.models, values.corpus,
+                    report.make_folder(values.out), values.seed, 50)
+
+
+@contextlib.contextmanager
+def progress(name, num_steps):
+  """A bar; gives the function that moves it."""
+  with tqdm.tqdm(total=num_steps, desc=name, unit="step") as bar:
+    def on_step(step, row):
+      bar.update(step - bar.n)
+      bar.set_postfix({k: f"{v:.3f}" for k, v in row.items() if k != "step"})
+    yield on_step
 
 
 def own_text(path: pathlib.Path, recipe: Any, teacher: Any, params: Any,

@@ -12,7 +12,6 @@ trains the part that a system adds to the finished models of a bundle, and with
 """
 
 from collections.abc import Sequence
-import contextlib
 import functools
 import pathlib
 import sys
@@ -20,7 +19,6 @@ import sys
 from absl import flags
 from absl import logging
 import tokenizers
-from tqdm import auto as tqdm
 
 from experiments import common
 from experiments import part_training
@@ -68,7 +66,7 @@ def train_model(name, table, trained, streams, folder, seed, checkpoint_every):
                          seed)
   make = (recipes.distillation_recipe(recipe, teacher, start) if teacher
           else recipes.corpus_recipe(recipe, start))
-  with progress(name, recipe.num_steps) as on_step:
+  with part_training.progress(name, recipe.num_steps) as on_step:
     return loop.fit(
         make, windows, num_steps=recipe.num_steps, folder=folder / name,
         frozen=frozen, seed=seed, checkpoint_every=checkpoint_every,
@@ -140,20 +138,11 @@ def train_part(values) -> int:
   changes = {key: value for key, value in (
       ("num_steps", values.steps), ("batch", values.batch),
       ("own_windows", values.own_windows)) if value is not None}
-  hyper, params = bench.fit(name, changes, functools.partial(progress, name))
+  hyper, params = bench.fit(name, changes, functools.partial(
+      part_training.progress, name))
   for place in [bench.folder] + [bench.home] * values.install:
     print(bench.write(place, name, hyper, params, int(values.bits)))
   return 0
-
-
-@contextlib.contextmanager
-def progress(name, num_steps):
-  """A bar; gives the function that moves it."""
-  with tqdm.tqdm(total=num_steps, desc=name, unit="step") as bar:
-    def on_step(step, row):
-      bar.update(step - bar.n)
-      bar.set_postfix({k: f"{v:.3f}" for k, v in row.items() if k != "step"})
-    yield on_step
 
 
 def write(name, table, trained, folder, corpus, tokenizer) -> None:

@@ -41,12 +41,9 @@ def define(values: flags.FlagValues) -> None:
   """The flags of this program."""
   flags.DEFINE_list("sizes", ["64", "128", "256", "512", "1024"], "Tokens of"
                     " the draft's head.", flag_values=values)
-  flags.DEFINE_string("models", "tiny-python", "A bundle with a part"
-                      f" {WHOLE!r}, by name or folder.", flag_values=values)
+  part_training.define(values)
   flags.DEFINE_integer("own_windows", 64, "Windows of the target's own text to"
                        " count.", lower_bound=2, flag_values=values)
-  flags.DEFINE_string("corpus", None, "As of experiments.train.",
-                      flag_values=values)
   drafter_cells.define(values)
   flags.DEFINE_string("out", "out/vocabulary_sizes", "Folder of cells, table"
                       " and plot.", flag_values=values)
@@ -55,9 +52,7 @@ def define(values: flags.FlagValues) -> None:
 def run(values: flags.FlagValues) -> int:
   """The program; exit code 1 if a cell failed."""
   with common.clean_errors():
-    bench = part_training.open_bench(
-        values.models, values.corpus, report.make_folder(values.out),
-        values.seed, 50)
+    bench = part_training.of_flags(values)
     plan = cases(values, bench)
     course = drafter_cells.Course(values, bench.bundle, bench.folder)
   judged = own(values, bench, bench.heldout)
