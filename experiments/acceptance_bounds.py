@@ -11,9 +11,9 @@ the mean over drawn drafts of the mass that the rule puts on them.
 """
 
 from collections.abc import Sequence
+import functools
 import pathlib
 import sys
-import time
 
 from absl import flags
 import jax
@@ -27,6 +27,7 @@ from experiments import common
 from experiments import laws
 from spec_jax import verifiers
 from spec_jax.core import types
+from spec_jax.evaluation import clock
 from spec_jax.evaluation import prompts as prompts_lib
 from spec_jax.evaluation import report
 import theory
@@ -185,16 +186,10 @@ def measure(p, q, plan, num_samples, seed, with_cost) -> list[dict]:
 def cost(name, p, q, num_drafts) -> float:
   """Microseconds of the rule's law at one node, compiled; a median."""
   drafts = jnp.asarray(np.argsort(-q)[:num_drafts], jnp.int32)
-  law = jax.jit(verifiers.get(name).law)
-  arguments = (jnp.asarray(p, jnp.float32), jnp.asarray(q, jnp.float32),
-               drafts, jnp.ones(drafts.shape, bool))
-  jax.block_until_ready(law(*arguments))
-  times = []
-  for _ in range(_TIMED):
-    start = time.perf_counter()
-    jax.block_until_ready(law(*arguments))
-    times.append(time.perf_counter() - start)
-  return 1e6 * float(np.median(times))
+  law = functools.partial(
+      jax.jit(verifiers.get(name).law), jnp.asarray(p, jnp.float32),
+      jnp.asarray(q, jnp.float32), drafts, jnp.ones(drafts.shape, bool))
+  return 1e6 * clock.medians({name: law}, _TIMED)[name]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -35,7 +35,9 @@ def part_line(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def decoded_line(row: Mapping[str, Any]) -> dict[str, str]:
-  """One drafter in one shape."""
+  """One drafter in one shape, or what failed."""
+  if "error" in row:
+    return void_line(row)
   line = tables.line(row["result"])
   clock, base = row["result"]["clock"], row["result"]["baseline_clock"]
   seconds, token = (c["seconds_per_round"]["median"] for c in (clock, base))
@@ -55,12 +57,9 @@ def void_line(row: Mapping[str, Any]) -> dict[str, str]:
 
 def text(rows: Sequence[Mapping[str, Any]]) -> str:
   """The tables: one of trainings, one of decodes for each temperature."""
-  parts = [report.markdown([part_line(row) for row in rows])]
-  for temperature, group in _by_temperature(rows).items():
-    lines = [decoded_line(row) if "result" in row else void_line(row)
-             for row in group]
-    parts.append(f"## Temperature {temperature:g}\n\n{report.markdown(lines)}")
-  return "\n".join(parts) + f"\n{LEGEND}"
+  return "\n".join((
+      report.markdown([part_line(row) for row in rows]),
+      tables.temperatures_text(_cells(rows), decoded_line), LEGEND))
 
 
 def write(folder: pathlib.Path, flags: Mapping[str, Any],
@@ -77,7 +76,8 @@ def write(folder: pathlib.Path, flags: Mapping[str, Any],
   report.write_text(folder / "drafter_race.md", text(rows))
   groups = [(f"temperature {temperature:g}", [
       _bar(row) for row in group if "result" in row])
-            for temperature, group in _by_temperature(rows).items()]
+            for temperature, group in tables.by_temperature(
+                _cells(rows)).items()]
   if any(bars for _, bars in groups):
     report.write_bytes(folder / "drafter_race.png", plots.comparison(
         groups, "drafters of one target, as chains and as trees"))
@@ -91,8 +91,5 @@ def _title(row):
   return f"{row['key']['system']}, {row['key']['shape']}"
 
 
-def _by_temperature(rows):
-  found = {}
-  for cell in (cell for row in rows for cell in row["decoded"]):
-    found.setdefault(cell["key"]["temperature"], []).append(cell)
-  return found
+def _cells(rows):
+  return [cell for row in rows for cell in row["decoded"]]

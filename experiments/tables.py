@@ -1,5 +1,6 @@
 """Tables and plots of results, as they stand in cards and cells."""
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import pathlib
@@ -98,6 +99,23 @@ def cells_text(rows: Sequence[Record]) -> str:
              void_line(row["key"]["system"], row["error"]) for row in group]
     parts.append(f"## {title}\n\n{report.markdown(lines)}")
   return "\n".join(parts) + f"\n{LEGEND}"
+
+
+def by_temperature(cells: Sequence[Record]) -> dict[float, list[Record]]:
+  """Cells with a "key", grouped; order is kept."""
+  found = {}
+  for cell in cells:
+    found.setdefault(cell["key"]["temperature"], []).append(cell)
+  return found
+
+
+def temperatures_text(cells: Sequence[Record],
+                      line_fn: Callable[[Record], dict[str, str]]) -> str:
+  """One table per temperature."""
+  return "\n".join(
+      f"## Temperature {temperature:g}\n\n"
+      f"{report.markdown([line_fn(cell) for cell in group])}"
+      for temperature, group in by_temperature(cells).items())
 
 
 def _groups(rows):

@@ -11,7 +11,6 @@ vocabularies. Times are medians, taken in turn.
 from collections.abc import Sequence
 import functools
 import sys
-import time
 from typing import Any
 
 from absl import flags
@@ -23,6 +22,7 @@ from tqdm import auto as tqdm
 from experiments import common
 from experiments import laws
 from spec_jax import verifiers
+from spec_jax.evaluation import clock
 from spec_jax.evaluation import costs as costs_lib
 from spec_jax.evaluation import report
 import theory
@@ -100,7 +100,7 @@ def row_of(values: flags.FlagValues, vocab: int, num_drafts: int
           p, q, num_drafts, "iid"),
       "node": lambda p, q: verifiers.get(_RULE).law(
           p, q, jax.lax.top_k(q, num_drafts)[1], is_draft)}
-  seconds = medians({
+  seconds = clock.medians({
       name: functools.partial(_one_by_one(fn), p, q)
       for name, fn in cases.items()}, values.repeats)
   seconds = {name: value / len(p) for name, value in seconds.items()}
@@ -114,18 +114,6 @@ def row_of(values: flags.FlagValues, vocab: int, num_drafts: int
 def _one_by_one(fn):
   """One program for all positions: what it takes to start it counts once."""
   return jax.jit(lambda p, q: jax.lax.map(lambda laws_: fn(*laws_), (p, q)))
-
-
-def medians(cases, repeats: int) -> dict[str, float]:
-  """Seconds of each case, all of them in turn."""
-  samples = {name: [] for name in cases}
-  for turn in range(repeats + 1):
-    for name, run_fn in cases.items():
-      begin = time.perf_counter()
-      jax.block_until_ready(run_fn())
-      if turn:  # The first compiles.
-        samples[name].append(time.perf_counter() - begin)
-  return {name: float(np.median(taken)) for name, taken in samples.items()}
 
 
 def text(rows: Sequence[dict[str, Any]], own: int, forward: float) -> str:

@@ -124,12 +124,7 @@ def line(row: Mapping[str, Any]) -> dict[str, str]:
 
 def text(rows: Sequence[Mapping[str, Any]]) -> str:
   """One table for each temperature."""
-  found = {}
-  for row in rows:
-    found.setdefault(row["key"]["temperature"], []).append(line(row))
-  return "\n".join(
-      f"## Temperature {temperature:g}\n\n{report.markdown(lines)}"
-      for temperature, lines in found.items()) + f"\n{_LEGEND}"
+  return f"{tables.temperatures_text(rows, line)}\n{_LEGEND}"
 
 
 def write(folder, given, rows) -> None:

@@ -45,6 +45,24 @@ def spread(samples: Sequence[float]) -> Spread:
   return Spread(float(median), float(lower), float(upper), len(samples))
 
 
+def medians(cases: Mapping[str, Callable[[], Any]], repeats: int
+            ) -> dict[str, float]:
+  """Seconds of each function, all of them in turn; what compiles is left out.
+
+  Args:
+    cases: return arrays, which are waited for.
+    repeats: samples of each.
+  """
+  samples = {name: [] for name in cases}
+  for turn in range(repeats + 1):
+    for name, run_fn in cases.items():
+      begin = time.perf_counter()
+      jax.block_until_ready(run_fn())
+      if turn:  # The first compiles.
+        samples[name].append(time.perf_counter() - begin)
+  return {name: spread(taken).median for name, taken in samples.items()}
+
+
 @dataclasses.dataclass(frozen=True)
 class Lap:
   """What one or more decodes took; laps add up.

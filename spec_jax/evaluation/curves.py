@@ -30,10 +30,7 @@ def training_curves(logs: Mapping[str, Sequence[Mapping[str, float]]],
     axis.plot(steps, losses, color=_LINE, alpha=0.25, linewidth=0.8)
     axis.plot(steps, _smoothed(losses), color=_LINE, linewidth=1.6)
     _mark_heldout(axis, rows, scale)
-    axis.set_title(stage, fontsize=10.5, color=_INK, loc="left")
-    axis.set_xlabel("million tokens", fontsize=9, color=_INK)
-    axis.set_ylabel("loss (nats per token)", fontsize=9, color=_INK)
-    axis.spines[["top", "right"]].set_visible(False)
+    _name(axis, stage, "million tokens", "loss (nats per token)")
   return _png(figure)
 
 
@@ -62,10 +59,7 @@ def laws(panels: Sequence[Law]) -> bytes:
     axis.plot(law.x, law.line, color=_LINE, linewidth=1.2)
     axis.plot(law.x, law.y, "o", color=_HELD, markersize=5)
     axis.set_xscale("log")
-    axis.set_title(law.title, fontsize=10.5, color=_INK, loc="left")
-    axis.set_xlabel(law.x_label, fontsize=9, color=_INK)
-    axis.set_ylabel(law.y_label, fontsize=9, color=_INK)
-    axis.spines[["top", "right"]].set_visible(False)
+    _name(axis, law.title, law.x_label, law.y_label)
   return _png(figure)
 
 
@@ -88,12 +82,17 @@ def over_size(lines: Mapping[str, Mapping[str, Sequence[tuple]]],
         axis.plot([p[0] for p in points], [p[place] for p in points],
                   marker="o", markersize=4, linewidth=1.2, label=name)
       axis.set_xscale("log", base=2)
-      axis.set_title(heading, fontsize=10.5, color=_INK, loc="left")
-      axis.set_xlabel(x_label, fontsize=9, color=_INK)
-      axis.set_ylabel(y_label, fontsize=9, color=_INK)
-      axis.spines[["top", "right"]].set_visible(False)
+      _name(axis, heading, x_label, y_label)
     row[0].legend(fontsize=7, frameon=False)
   return _png(figure)
+
+
+def _name(axis, title, x_label, y_label):
+  """The texts of a panel, and no frame."""
+  axis.set_title(title, fontsize=10.5, color=_INK, loc="left")
+  axis.set_xlabel(x_label, fontsize=9, color=_INK)
+  axis.set_ylabel(y_label, fontsize=9, color=_INK)
+  axis.spines[["top", "right"]].set_visible(False)
 
 
 def _png(figure):

@@ -139,7 +139,7 @@ TUNED = {
         "rest": {"budget": 8, "depth": 6},
         "rsd_c": {"branching": (2, 1, 1, 1)},
         "rsd_s": {"width": 2, "depth": 4},
-        "sam_decoding": {"depth": 7},
+        "sam_decoding": {"depth": 7, "tree_width": 2, "tree_depth": 4},
         "sequoia": {"budget": 6, "depth": 4},
         "specdec_pp": {"depth": 8},
         "spechub": {"branching": (2, 1, 1, 1)},

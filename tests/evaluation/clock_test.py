@@ -25,6 +25,15 @@ def test_spread_is_median_and_quartiles():
     clock.spread([])
 
 
+def test_medians_take_turns_and_leave_the_first_out(monkeypatch):
+  now, order = iter(range(100)), []
+  monkeypatch.setattr(clock.time, "perf_counter", lambda: next(now))
+  cases = {name: lambda name=name: order.append(name) for name in "ab"}
+  # Every look at the watch is a second later.
+  assert clock.medians(cases, 3) == {"a": 1.0, "b": 1.0}
+  assert "".join(order) == "abababab"
+
+
 def test_race_goes_back_in_every_other_turn():
   order = []
   passes = {name: lambda: _LAP for name in "abc"}

@@ -165,11 +165,11 @@ class SamDecoding(host_tree.HostTree):
 def sam_decoding(parts: registration.Parts, *, datastore: str = "",
                  depth: int = 39, threshold: int = 5, bias: int = 5,
                  auxiliary: str = "token_recycling", factor: float = 4.0,
-                 per_depth: int = 8):
+                 per_depth: int = 8, tree_width: int = 8, tree_depth: int = 6):
   """Suffix automaton of the text and a corpus, else Token Recycling."""
   drafter = SamDecoding(
       token_recycling.TokenRecycling(
-          parts.target.vocab_size, depth=min(6, depth)),
+          parts.target.vocab_size, tree_width, min(tree_depth, depth)),
       datastore, depth, threshold, bias, auxiliary, factor, per_depth)
   return registration.compose(
       "sam_decoding", parts, drafter, matching.SampleAndMatch())

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from spec_jax import systems
 from spec_jax.core import keys as keys_lib
 from spec_jax.core import types
 from spec_jax.drafters import token_recycling
@@ -12,6 +13,7 @@ from spec_jax.executors import hosted
 from spec_jax.stores import datastore as datastore_lib
 from spec_jax.systems.retrieval import sam_decoding
 from tests import rounds
+from tests import toy
 
 V = 64
 
@@ -91,6 +93,14 @@ def test_alone_it_copies_as_much_as_the_match_allows(corpus):
                  bias=0)
   found = row(tree, [20, 21, 22]).draft(())
   assert found.tokens == [23, 24, 25, 26] and found.score == 3
+
+
+def test_the_tree_may_be_smaller_than_published():
+  made = lambda **hyper: systems.build(
+      "sam_decoding", toy.bundle(), **hyper)[0].drafter.other
+  assert made(depth=7, tree_width=2, tree_depth=4) == (
+      token_recycling.TokenRecycling(toy.VOCAB, width=2, depth=4))
+  assert made() == token_recycling.TokenRecycling(toy.VOCAB)
 
 
 def test_a_wrong_auxiliary_is_named():
