@@ -28,6 +28,7 @@ from experiments import cells  # pylint: disable=g-import-not-at-top
 _BY_NAME = {"conformance", "exactness"}
 
 
+@pytest.hookimpl(tryfirst=True)  # Before xdist reads the marks.
 def pytest_collection_modifyitems(items):
   """One worker per file; where names are many, one per system or rule.
 

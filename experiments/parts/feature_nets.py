@@ -24,8 +24,7 @@ def feature_net(name: str, options: features.FeatureRecipe, run: run_lib.Run
                 ) -> tuple[dict[str, Any], Any]:
   """A net that guesses features; goes on from its last checkpoint."""
   options = run.adapt(options)
-  return _fit_features(name, options, run, options.hyper, {},
-                       run.own_text(options, run.train))
+  return _fit_features(name, options, run, options.hyper, {})
 
 
 def eagle_3(options: features.FeatureRecipe, run: run_lib.Run
@@ -40,7 +39,7 @@ def eagle_3(options: features.FeatureRecipe, run: run_lib.Run
           run.bundle.target, run.bundle.params["target"], taps,
           own[:4].astype(np.int32)),
       "fusion": "attend", "head_size": len(ids), **options.hyper},
-                       {feature_model.TOKEN_IDS: ids}, own)
+                       {feature_model.TOKEN_IDS: ids})
 
 
 def poss(options: features.FeatureRecipe, run: run_lib.Run
@@ -53,8 +52,7 @@ def poss(options: features.FeatureRecipe, run: run_lib.Run
   begin = {"fuse": net["fuse"]} | {
       f"layers_{i}": net["layers_0"] for i in range(count)}
   return _fit_features(
-      "poss", run.adapt(options), run, options.hyper, {},
-      run.own_text(options, run.train), begin)
+      "poss", run.adapt(options), run, options.hyper, {}, begin)
 
 
 def coral(options: features.FeatureRecipe, run: run_lib.Run
@@ -67,8 +65,7 @@ def coral(options: features.FeatureRecipe, run: run_lib.Run
   make = functools.partial(grouped_model.from_hyper, target, "coral", hyper)
   return _fit_features(
       "coral", run.adapt(options), run, hyper, {grouped_model.GROUPS: ids},
-      run.own_text(options, run.train), models=(
-          make(active=0), make(active=coral_system.ACTIVE)))
+      models=(make(active=0), make(active=coral_system.ACTIVE)))
 
 
 def falcon(options: blocks.BlockRecipe, run: run_lib.Run
@@ -78,8 +75,7 @@ def falcon(options: blocks.BlockRecipe, run: run_lib.Run
   model = block_model.from_hyper(run.bundle.target, "falcon", options.hyper)
   frozen = {"target": run.bundle.params["target"]}
   return options.hyper, _fit(
-      options, run, blocks.recipe(options, model), frozen,
-      run.own_text(options, run.train), functools.partial(
+      options, run, blocks.recipe(options, model), frozen, functools.partial(
           blocks.evaluator, options, model, frozen))
 
 
@@ -99,8 +95,7 @@ def length_predictor(options: draft_lengths.LengthRecipe, run: run_lib.Run
   return options.hyper, params
 
 
-def _fit_features(name, options, run, hyper, fixed, own, begin=None,
-                  models=None):
+def _fit_features(name, options, run, hyper, fixed, begin=None, models=None):
   """Trains a net; `fixed` are parameters of its part that are not trained.
 
   Of two `models` the first is trained and the second judged.
@@ -110,18 +105,15 @@ def _fit_features(name, options, run, hyper, fixed, own, begin=None,
       bundle.target, name, hyper, name if fixed else None),)
   frozen = {"target": bundle.params["target"], name: fixed}
   params = _fit(
-      options, run, features.recipe(options, model, frozen, begin), frozen, own,
+      options, run, features.recipe(options, model, frozen, begin), frozen,
       functools.partial(features.evaluator, options, judged_model, frozen))
   return hyper, {**params, **fixed}
 
 
-def _fit(options, run, recipe, frozen, own, evaluator_fn):
+def _fit(options, run, recipe, frozen, evaluator_fn):
   """Trains on the corpus and on the target's own text."""
-  windows = data.Mixed(
-      data.Windows(run.train, options.batch, options.length, run.seed), own,
-      run.seed)
   return run.fit(
-      recipe, windows, options.num_steps, frozen,
+      recipe, run.mixed(options), options.num_steps, frozen,
       evaluate_every=max(1, options.num_steps // 4),
       evaluate=evaluator_fn(run.judged(options, options.judged_windows)))
 

@@ -53,11 +53,13 @@ class Run:
     """A recipe with what was asked for."""
     return dataclasses.replace(options, **self.changes)
 
-  def mixed(self, options: Any) -> data.Mixed:
-    """Batches that are half corpus, half the target's own text."""
-    return data.Mixed(
-        data.Windows(self.train, options.batch, options.length, self.seed),
-        self.own_text(options, self.train), self.seed)
+  def mixed(self, options: Any) -> data.Windows | data.Mixed:
+    """Batches of the corpus; half of each is the target's text, if any."""
+    windows = data.Windows(
+        self.train, options.batch, options.length, self.seed)
+    if not options.own_windows:
+      return windows
+    return data.Mixed(windows, self.own_text(options, self.train), self.seed)
 
   def judged(self, options: Any, own_windows: int, **how: Any) -> np.ndarray:
     """`u16[n, length]`, n windows of the target's own held-out text."""

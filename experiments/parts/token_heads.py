@@ -12,7 +12,6 @@ from spec_jax.models import token_heads as networks
 from spec_jax.systems.heads import clover_2
 from spec_jax.systems.heads import hydra_pp
 from spec_jax.training import adversarial
-from spec_jax.training import data
 from spec_jax.training import joint_heads as joint
 from spec_jax.training import token_heads
 from spec_jax.trees import expansion
@@ -47,9 +46,7 @@ def joint_heads(options: joint.JointRecipe, run: run_lib.Run
 def _trained(options, run, recipe_fn, batch_fn):
   target, frozen = run.bundle.target, run.bundle.params["target"]
   options = run.adapt(options)
-  windows = data.Windows(run.train, options.batch, options.length, run.seed)
-  if options.own_windows:
-    windows = data.Mixed(windows, run.own_text(options, run.train), run.seed)
+  windows = run.mixed(options)
   judged = run.judged(options, _JUDGED, temperatures=(0.0,))
   start = run_lib.begun(options.length)
   evaluate = token_heads.evaluator(

@@ -6,7 +6,6 @@ et al. 2024, arXiv 2406.03853) learns from text that the target wrote.
 """
 
 from collections.abc import Callable
-from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
@@ -21,39 +20,20 @@ from spec_jax.training import columns
 from spec_jax.training import features
 from spec_jax.training import loop
 from spec_jax.training import optimizers
+from spec_jax.training import part_recipe
 
 
 @dataclasses.dataclass(frozen=True)
-class AdapterRecipe:
+class AdapterRecipe(part_recipe.PartRecipe):
   """How an adapter is trained.
 
-  Attributes:
-    hyper: see `early_exit.from_hyper`; what a bundle keeps.
-    num_steps: optimiser steps.
-    batch: windows per step.
-    length: tokens per window.
-    own_windows: windows that the target writes.
+  Attributes, beside those of every part:
     is_self_taught: whether all windows are the target's, else half of each
       batch.
-    learning_rate: peak.
-    decay: fraction of the steps over which the rate falls to 0.
-    judged_windows: of held-out text, continued by the target.
-    judged_depth: drafts per prefix of them.
-    dtype: of the training's forward and backward passes.
   """
 
-  hyper: Mapping[str, Any] = dataclasses.field(
-      default_factory=dict, hash=False)
-  num_steps: int = 500
-  batch: int = 16
-  length: int = 256
-  own_windows: int = 512
   is_self_taught: bool = False
-  learning_rate: float = 2e-3
-  decay: float = 0.7
-  judged_windows: int = 16
   judged_depth: int = 6
-  dtype: str = "bfloat16"
 
 
 def start(model: early_exit.EarlyExit, frozen: Any, key: jax.Array) -> Any:

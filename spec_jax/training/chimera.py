@@ -7,7 +7,6 @@ of earlier ones in place of features, from every token at once.
 """
 
 from collections.abc import Callable
-from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
@@ -22,44 +21,26 @@ from spec_jax.models import contract
 from spec_jax.training import columns
 from spec_jax.training import loop
 from spec_jax.training import optimizers
+from spec_jax.training import part_recipe
 
 
 @dataclasses.dataclass(frozen=True)
-class ChimeraRecipe:
+class ChimeraRecipe(part_recipe.PartRecipe):
   """How the net is trained.
 
-  Attributes:
-    hyper: see `chimera.from_hyper`; what a bundle keeps.
+  Attributes, beside those of every part:
     steps: of guessing, from each token.
-    num_steps: optimiser steps.
-    batch: windows per step, half of them the target's own text.
-    length: tokens per window.
-    own_windows: windows that the target writes.
-    learning_rate: peak.
-    decay: fraction of the steps over which the rate falls to 0.
     feature_weight: of the squared distance of features, a mean over width.
     logit_weight: of that of logits, a mean over the vocabulary.
     token_weight: of the cross-entropy, in nats.
-    judged_windows: of held-out text, continued by the target.
-    judged_depth: drafts per prefix of them.
-    dtype: of the training's forward and backward passes.
   """
 
-  hyper: Mapping[str, Any] = dataclasses.field(
-      default_factory=dict, hash=False)
   steps: int = 3
   num_steps: int = 300
   batch: int = 8
-  length: int = 256
-  own_windows: int = 512
-  learning_rate: float = 2e-3
-  decay: float = 0.7
   feature_weight: float = 1.0
   logit_weight: float = 0.01
   token_weight: float = 1.0
-  judged_windows: int = 16
-  judged_depth: int = 4
-  dtype: str = "bfloat16"
 
 
 def run(model: chimera.ChimeraModel, params: Any, tokens: jax.Array,

@@ -22,23 +22,17 @@ from spec_jax.training import alignment
 from spec_jax.training import columns
 from spec_jax.training import loop
 from spec_jax.training import optimizers
+from spec_jax.training import part_recipe
 
 _WANTED = "final"  # The feature that is guessed.
 
 
 @dataclasses.dataclass(frozen=True)
-class FeatureRecipe:
+class FeatureRecipe(part_recipe.PartRecipe):
   """How a feature net is trained.
 
-  Attributes:
-    hyper: of the net, see `feature_model.from_hyper`; what a bundle keeps.
-    num_steps: optimiser steps.
-    batch: windows per step, half of them the target's own text.
-    length: tokens per window.
-    own_windows: windows that the target writes.
-    learning_rate: peak.
+  Attributes, beside those of every part:
     optimizer: by `optimizers.BY_NAME`.
-    decay: fraction of the steps over which the rate falls to 0.
     steps: of guessing, in each window and from each column (n).
     step_decay: weight of a step over that of the one before.
     is_detached: whether a step's guess is a constant to the next one.
@@ -52,19 +46,10 @@ class FeatureRecipe:
       target's law over groups; it has no part in what the net learns.
     noise: amplitude of uniform noise on the target's features that are read.
     vocabulary: tokens of a net with a head of its own, at most.
-    judged_windows: of held-out text, continued by the target.
-    judged_depth: drafts per prefix of them.
-    dtype: of the training's forward and backward passes.
   """
 
-  hyper: Any = dataclasses.field(default_factory=dict, hash=False)
   num_steps: int = 400
-  batch: int = 16
-  length: int = 256
-  own_windows: int = 512
-  learning_rate: float = 2e-3
   optimizer: str = "adam"
-  decay: float = 0.7
   steps: int = 1
   step_decay: float = 0.8
   is_detached: bool = False
@@ -76,9 +61,7 @@ class FeatureRecipe:
   router_weight: float = 0.0
   noise: float = 0.1
   vocabulary: int = 768
-  judged_windows: int = 16
   judged_depth: int = 5
-  dtype: str = "bfloat16"
 
 
 def recipe(options: FeatureRecipe, model: feature_model.FeatureModel,

@@ -7,7 +7,6 @@ block, which has none before it, a token sees those up to itself.
 """
 
 from collections.abc import Callable
-from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
@@ -22,38 +21,20 @@ from spec_jax.training import columns
 from spec_jax.training import loop
 from spec_jax.training import losses
 from spec_jax.training import optimizers
+from spec_jax.training import part_recipe
 
 
 @dataclasses.dataclass(frozen=True)
-class GlideRecipe:
+class GlideRecipe(part_recipe.PartRecipe):
   """How the model is trained.
 
-  Attributes:
-    hyper: see `glide.from_hyper`; what a bundle keeps.
+  Attributes, beside those of every part:
     block: tokens.
-    num_steps: optimiser steps.
-    batch: windows per step, half of them the target's own text.
-    length: tokens per window.
-    own_windows: windows that the target writes.
-    learning_rate: peak.
-    decay: fraction of the steps over which the rate falls to 0.
-    judged_windows: of held-out text, continued by the target.
-    judged_depth: drafts per prefix of them.
-    dtype: of the training's forward and backward passes.
   """
 
-  hyper: Mapping[str, Any] = dataclasses.field(
-      default_factory=dict, hash=False)
   block: int = 5
   num_steps: int = 600
-  batch: int = 16
-  length: int = 256
-  own_windows: int = 512
   learning_rate: float = 4e-3
-  decay: float = 0.7
-  judged_windows: int = 16
-  judged_depth: int = 4
-  dtype: str = "bfloat16"
 
 
 def seen_in_blocks(length: int, block: int) -> jax.Array:

@@ -1,0 +1,35 @@
+"""What the recipes of drafters that are judged by depth have in common."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class PartRecipe:
+  """How a part beside a frozen target is trained.
+
+  Attributes:
+    hyper: of the part's model, see its `from_hyper`; what a bundle keeps.
+    num_steps: optimiser steps.
+    batch: windows per step, half of them the target's own text.
+    length: tokens per window.
+    own_windows: windows that the target writes.
+    learning_rate: peak.
+    decay: fraction of the steps over which the rate falls to 0.
+    judged_windows: of held-out text, continued by the target.
+    judged_depth: drafts per prefix of them.
+    dtype: of the training's forward and backward passes.
+  """
+
+  hyper: Mapping[str, Any] = dataclasses.field(
+      default_factory=dict, hash=False)
+  num_steps: int = 500
+  batch: int = 16
+  length: int = 256
+  own_windows: int = 512
+  learning_rate: float = 2e-3
+  decay: float = 0.7
+  judged_windows: int = 16
+  judged_depth: int = 4
+  dtype: str = "bfloat16"
