@@ -35,8 +35,9 @@ setuptools.setup(
         "tqdm",
     ],
     extras_require={
+        # pytest-xdist 3.8 loses its groups in pytest 9.2.
         "test": ["bayesian-optimization", "hypothesis", "ipykernel",
-                 "nbclient", "nbformat", "pytest", "pytest-xdist", "ruff"],
+                 "nbclient", "nbformat", "pytest<9.2", "pytest-xdist", "ruff"],
         "notebooks": ["ipykernel", "jupyterlab", "nbclient", "nbformat"],
         # experiments.search_layers.
         "search": ["bayesian-optimization"],
