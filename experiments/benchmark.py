@@ -107,15 +107,18 @@ def race_cells(values, folder: pathlib.Path, bundle,
   baselines = {choice.baseline: choice for choice in
                common.with_baselines(bundle, choices)
                if choice.name == choice.baseline}
-  common_key = {
-      "models": cells.fingerprint(bundle), "repeats": values.repeats,
-      "audit": values.audit, "environment": cells.stable_environment()}
+  common_key = {"repeats": values.repeats, "audit": values.audit,
+                "environment": cells.stable_environment()}
+  # Of what a system runs alone: other parts may come and go.
+  models = {choice.name: cells.fingerprint(bundle, choice.params)
+            for choice in choices}
   plan = [(label, work, temperature, choice) for label, work in works
           for temperature in temperatures for choice in choices]
   rows = []
   for label, work, temperature, choice in tqdm.tqdm(
       plan, desc="cells", unit="cell"):
-    key = common_key | cell_key(label, work, temperature, choice)
+    key = common_key | cell_key(label, work, temperature, choice) | {
+        "models": models[choice.name]}
     measure_fn = functools.partial(
         measure, values, baselines[choice.baseline], choice, work, temperature)
     with common.clean_errors():

@@ -18,13 +18,20 @@ _MAPS = pathlib.Path("/proc/self/maps")
 _MOST_MAPS = 20_000
 
 
-def fingerprint(bundle) -> str:
-  """Changes with any weight, shape, configuration or dtype."""
-  sums = jax.tree.map(
-      lambda x: [list(x.shape), float(jnp.abs(x).sum(dtype=jnp.float32)),
-                 float(x.ravel()[0])], bundle.params)
+def fingerprint(bundle, params: Any = None) -> str:
+  """Changes with any weight, shape, configuration or dtype.
+
+  Args:
+    bundle: the models.
+    params: those that matter, such as one system's; by default all.
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(
+      bundle.params if params is None else params)
+  sums = [[jax.tree_util.keystr(path), list(x.shape),
+           float(jnp.abs(x).sum(dtype=jnp.float32)), float(x.ravel()[0])]
+          for path, x in leaves]
   configs = repr([bundle.target, sorted(bundle.models.items(), key=str)])
-  text = configs + json.dumps(sums, sort_keys=True)
+  text = configs + json.dumps(sums)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -69,9 +69,9 @@ class Course:
     if choice.baseline != baseline.name:
       baseline = common.baseline_of(bundle, choice)
     key = benchmark.cell_key(self._label, self._work, temperature, choice) | {
-        "models": cells.fingerprint(bundle), "repeats": values.repeats,
-        "audit": values.audit, "environment": cells.stable_environment(),
-        **more}
+        "models": cells.fingerprint(bundle, choice.params),
+        "repeats": values.repeats, "audit": values.audit,
+        "environment": cells.stable_environment(), **more}
     stem = "-".join([choice.name, *(str(v) for v in more.values() if isinstance(
         v, (str, int))), f"t{temperature:g}", f"b{self._work.batch}"])
     return cells.finish(

@@ -77,13 +77,13 @@ def run(values: flags.FlagValues) -> int:
   bundle = common.load_models(values)
   with common.clean_errors():
     works = workloads(values, bundle)
-    names = default_names()
-    if values.system and values.system != ["all"]:
-      names = tuple(dict.fromkeys((common.BASELINE, *values.system)))
-    overrides = stores(values, bundle, folder, names) + values.set
+    given = [name for name in values.system or () if name != "all"]
+    names = tuple(dict.fromkeys((common.BASELINE, *given)))
+    default = default_names()
+    overrides = stores(
+        values, bundle, folder, names if given else default) + values.set
   choices, skipped = common.choose(
-      bundle, names if values.system and values.system != ["all"] else None,
-      overrides, names)
+      bundle, names if given else None, overrides, default)
   for name, reason in skipped.items():
     print(f"left out: {name}: {reason}")
   rows = benchmark.race_cells(
