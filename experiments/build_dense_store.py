@@ -66,7 +66,8 @@ def build(folder: str | os.PathLike, bundle, texts: corpus.Texts,
       bundle.target.vocab_size, config.d_model, end, following, dims,
       fit_keys, max_tokens, source=texts.source(bundle) | {
           # Hidden states are those of these weights.
-          "length": length, "models": cells.fingerprint(bundle)})
+          "length": length, "models": cells.fingerprint(
+              bundle, bundle.params["target"])})
   parts = lambda first: hidden_lib.states(
       bundle.target, bundle.params["target"], texts.documents(bundle), end,
       length, following, first=first)

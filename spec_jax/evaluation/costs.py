@@ -61,7 +61,7 @@ def predicted_speedup(block_efficiency: float, cost: RoundCost,
 
 
 @dataclasses.dataclass(frozen=True)
-class _Call:
+class Call:
   """One forward: static parts, and the shapes of the arrays."""
 
   model: Any
@@ -69,6 +69,19 @@ class _Call:
   structure: Any
   shapes: tuple[tuple[tuple[int, ...], str], ...]
   num_tokens: int
+
+  def arrays(self) -> Any:
+    """Some of these shapes."""
+    return jax.tree.unflatten(self.structure, [
+        jnp.ones(shape, bool) if dtype == "bool" else jnp.zeros(shape, dtype)
+        for shape, dtype in self.shapes])
+
+  def forward(self, params: Any, arrays: Any, zero: jax.Array | int = 0
+              ) -> types.ModelOut:
+    """The call once more; `zero` is added to the tokens."""
+    (tokens, *args), kwargs = arrays
+    return self.model.forward(
+        params, tokens + zero, *args, **kwargs, **dict(self.static))
 
 
 class _Recorder:
@@ -85,12 +98,13 @@ class _Recorder:
     arrays = {k: v for k, v in kwargs.items() if k not in _STATIC}
     leaves, structure = jax.tree.flatten(((tokens,) + args, arrays))
     shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
-    self._calls.append(_Call(
+    self._calls.append(Call(
         self._model, static, structure, shapes, tokens.shape[1]))
     return self._model.forward(params, tokens, *args, **kwargs)
 
 
-def _calls(system, params, state):
+def calls(system: system_lib.System, params: types.Params,
+          state: types.DecodeState) -> tuple[list[Call], list[Call]]:
   """The forwards of one round: the target's and the draft's."""
   target, draft = [], []
   drafter = system.drafter
@@ -125,19 +139,9 @@ def _equations(program):
       yield from _equations(inner)
 
 
-def _timed_call(call: _Call, params):
+def _timed_call(call: Call, params):
   """A function without arguments that runs the call `_LOOP` times."""
-  fill = lambda shape, dtype: (
-      jnp.ones(shape, bool) if dtype == "bool" else jnp.zeros(shape, dtype))
-  arrays = jax.tree.unflatten(
-      call.structure, [fill(*shape) for shape in call.shapes])
-
-  def forward(params, arrays, zero):
-    (tokens, *args), kwargs = arrays
-    return call.model.forward(
-        params, tokens + zero, *args, **kwargs, **dict(call.static))
-
-  return _looped(forward, params, arrays)
+  return _looped(call.forward, params, call.arrays())
 
 
 def _timed_proposal(system, params, state):
@@ -238,7 +242,7 @@ class Forwards:
     self._timer = timer
     self._calls, self._fns = {}, {}
     for name, (system, params, state) in cases.items():
-      target, draft = _calls(system, params, state)
+      target, draft = calls(system, params, state)
       is_whole = bool(system.drafter.depth) and (
           not draft or _runs_a_model_in_a_loop(system, params, state))
       self._calls[name] = (target, draft, is_whole)

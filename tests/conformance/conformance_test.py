@@ -15,6 +15,7 @@ from spec_jax.core import keys as keys_lib
 from spec_jax.core import system as system_lib
 from spec_jax.core import types
 from spec_jax.drafters import feature_drafter
+from spec_jax.evaluation import costs
 from spec_jax.evaluation import equality
 from spec_jax.executors import decoding
 from spec_jax.executors import hosted
@@ -160,6 +161,21 @@ def test_step_keeps_structure_shape_and_dtype(name):
     assert not new.weak_type and not old.weak_type, where
   depth = system.drafter.depth
   assert info.drafted.shape == info.accepted.shape == (4, depth)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_forwards_of_a_round_can_be_timed_alone(name):
+  system, params = runs.build(name, runs.GREEDY)
+  state = jax.eval_shape(
+      lambda params, prompts, keys: decoding.start(
+          system, params, prompts, keys, 8, runs.CAPACITY),
+      params, toy.prompts(), keys_lib.row_keys(0, 4))
+  target, draft = costs.calls(system, params, state)
+  assert target
+  own = system_lib.draft_params(system.drafter, params)
+  for calls, weights in ((target, params.target), (draft, own)):
+    for call in calls:
+      jax.eval_shape(call.forward, weights, jax.eval_shape(call.arrays))
 
 
 @pytest.mark.parametrize("name", NAMES)

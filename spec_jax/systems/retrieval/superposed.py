@@ -77,7 +77,7 @@ class SuperposedDrafter:
   Its parameters are the n-grams, see `models.ngram.to_params`.
 
   Attributes:
-    model: the target.
+    target: the model.
     depth: levels.
     num_drafts: k.
     num_tokens: m, tokens of a law that are looked at.
@@ -85,7 +85,7 @@ class SuperposedDrafter:
     temperature: of the target's law in the scores.
   """
 
-  model: Any
+  target: Any
   depth: int
   num_drafts: int
   num_tokens: int
@@ -95,11 +95,11 @@ class SuperposedDrafter:
       target_cache=True, draws=("top_k",))
 
   def __post_init__(self):
-    if not 1 <= self.num_drafts <= self.num_tokens <= self.model.vocab_size:
+    if not 1 <= self.num_drafts <= self.num_tokens <= self.target.vocab_size:
       raise ValueError(
           f"num_drafts={self.num_drafts}, num_tokens={self.num_tokens}:"
           " expected 1 <= num_drafts <= num_tokens <= the vocabulary's"
-          f" {self.model.vocab_size}.")
+          f" {self.target.vocab_size}.")
     if not 0 <= self.alpha <= 1 or self.temperature <= 0:
       raise ValueError(f"alpha={self.alpha}, temperature={self.temperature}:"
                        " expected alpha in [0, 1] and a temperature above 0.")
@@ -133,7 +133,7 @@ class Superposition:
     batch = ctx.root.shape[0]
     self._drafter, self._ctx = drafter, ctx
     self._ngrams = ngram.from_params(params)
-    self._fresh = drafter.model.empty_scratch(batch, drafter.depth)
+    self._fresh = drafter.target.empty_scratch(batch, drafter.depth)
     # Of each draft: its score, and the tokens that the n-grams look at.
     self._scores = jnp.zeros((batch, 1), jnp.float32)
     at = ctx.length[:, None] - 1 + np.arange(1 - self._ngrams.order, 0)[None]
@@ -164,7 +164,7 @@ class Superposition:
 
   def _feed(self, level, tokens):
     """Logits `f32[B, V]` after the superposed tokens of a level."""
-    model, ctx, depth = self._drafter.model, self._ctx, self._drafter.depth
+    model, ctx, depth = self._drafter.target, self._ctx, self._drafter.depth
     embeds = superpose(model.embed(ctx.target_params, tokens), self._scores)
     slots = np.arange(depth + 1)
     mask = np.broadcast_to((slots < level) | (slots == depth),
