@@ -99,4 +99,8 @@ CLAIMS = (
           "SWIFT (2410.06916), abstract"),
     Claim(("draft_and_verify", _AR), "speed-up", "any", True,
           "Draft & Verify (2309.08168), abstract, LLaMA-2"),
+    Claim(("kangaroo", _AR), "speed-up", "chat", True,
+          "Kangaroo (2404.18911), abstract, Spec-Bench, Vicuna-7B"),
+    Claim(("eesd", "draft_and_verify"), "speed-up", "any", True,
+          "EESD (2406.03853), abstract, 13B and 70B models"),
 )
