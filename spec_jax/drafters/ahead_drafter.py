@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import types
 from spec_jax.drafters import feature_drafter
 from spec_jax.trees import borrowing
@@ -79,7 +80,7 @@ class AheadFeatureDrafter(feature_drafter.GrownFeatureDrafter):
     # Of the best path; that of a row which had stopped says nothing.
     logits, speaks = jax.tree.map(lambda a: a[:, 0], loop.handed)
     logits = logits[:, :self.num_ahead]
-    best = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    best = sampling_lib.most_likely(logits)
     log_probs = jax.nn.log_softmax(logits).max(-1)
     scores = jnp.pad(loop.growth.scores.reshape(kept.shape[0], -1),
                      ((0, 0), (1, 0)))

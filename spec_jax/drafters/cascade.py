@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from spec_jax.caches import dense
 from spec_jax.core import protocols
+from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import tree as tree_lib
 from spec_jax.drafters import level_drafter
 from spec_jax.drafters import max_gram
@@ -168,7 +169,7 @@ class Cascade(level_drafter.ModelDrafter):
 
   def _judge(self, proposal, logits):
     """How many tokens a review keeps, and the model's own behind them."""
-    best = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    best = sampling_lib.most_likely(logits)
     if not self.proposed:
       return jnp.zeros_like(best[:, 0]), best[:, 0]
     probs = jnp.take_along_axis(

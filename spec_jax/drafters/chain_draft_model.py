@@ -213,7 +213,7 @@ class ChainDraftModel(level_drafter.ModelDrafter):
 
   def _token(self, draw, ctx, index, logits, law):
     if draw == "top_k":
-      return jnp.argmax(logits[:, 0], axis=-1).astype(jnp.int32)
+      return sampling_lib.most_likely(logits[:, 0])
     role, number = ((types.Role.EMIT, None) if draw == "coupled"
                     else (types.Role.DRAFT, index + 1))
     at = lambda key, position: sampling_lib.clocks(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spec_jax.core import protocols
+from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import tree as tree_lib
 from spec_jax.core import types
 from spec_jax.drafters import phrase_pool
@@ -118,7 +119,7 @@ class Jacobi:
     batch, rows = root.shape[0], jnp.arange(root.shape[0])
     logits = jnp.concatenate(
         [outcome.out.logits[:, :1], outcome.riders.logits], axis=1)
-    guesses = jnp.argmax(logits, -1).astype(jnp.int32).reshape(
+    guesses = sampling_lib.most_likely(logits).reshape(
         batch, self.num_rows, self.width)
     new = guesses[rows, window.filled]
     cells = window.tokens.at[:, 0, 0].set(root)

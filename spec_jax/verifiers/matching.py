@@ -4,8 +4,8 @@ import dataclasses
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 
+from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import types
 
 
@@ -40,4 +40,5 @@ class Greedy:
 
   def law(self, p, q, drafts, is_draft):
     del q, drafts, is_draft
-    return jax.nn.one_hot(jnp.argmax(p, -1), p.shape[-1], dtype=p.dtype)
+    return jax.nn.one_hot(
+        sampling_lib.most_likely(p), p.shape[-1], dtype=p.dtype)

@@ -99,7 +99,7 @@ def _walk_row(verifier, sampling, tree, p_logits, key, length, seen):
     q = None if tree.q is None else tree.q[node].astype(p.dtype)
     law = verifier.law(p, q, tree.tokens[drafts], exists)
     if sampling.is_greedy:
-      token = jnp.argmax(law).astype(jnp.int32)
+      token = sampling_lib.most_likely(law)
     else:
       token = sampling_lib.draw(
           keys_lib.at(key, length + depth, types.Role.EMIT), law)

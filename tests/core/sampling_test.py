@@ -141,6 +141,25 @@ def test_seen_tokens_stops_at_the_length(tokens, length):
 LAW = np.array([.5, 0., .25, .2, .05, 0.])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_most_likely_is_the_first_of_the_largest(dtype):
+  rng = np.random.default_rng(0)
+  # Whole numbers, so that there are ties; a row of nothing but -inf.
+  scores = rng.integers(-3, 3, (50, 2, 9)).astype(np.float64)
+  scores[rng.random(scores.shape) < .2] = -np.inf
+  scores[0, 0] = -np.inf
+  with jax.enable_x64(True):
+    found = sampling.most_likely(jnp.asarray(scores, dtype))
+  assert found.dtype == jnp.int32
+  np.testing.assert_array_equal(found, scores.argmax(-1))
+
+
+def test_most_likely_of_nan_is_a_token():
+  scores = np.asarray([[np.nan, 1, 2], [np.nan] * 3], np.float32)
+  assert ((0 <= sampling.most_likely(scores))
+          & (sampling.most_likely(scores) < 3)).all()
+
+
 def test_a_draw_follows_the_law():
   draws = jax.vmap(sampling.draw, (0, None))(
       keys.row_keys(0, NUM_ROWS), jnp.asarray(LAW, jnp.float32))

@@ -162,7 +162,7 @@ class Ouroboros:
   def update(self, params, state, outcome):
     """Mends the pool, and forgets what the target rejected."""
     verdict, pool = outcome.verdict, state.lookahead.pool
-    says = jnp.argmax(outcome.out.logits, -1).astype(jnp.int32)
+    says = sampling_lib.most_likely(outcome.out.logits)
     drafts = outcome.tree.tokens[:, 1:self.chain + 1]
     accepted = jnp.minimum(verdict.count - 1, self.chain)
     is_real = verdict.count > 0

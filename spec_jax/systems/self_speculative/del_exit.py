@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from spec_jax.core import registry
 from spec_jax.core import rows as rows_lib
+from spec_jax.core import sampling as sampling_lib
 from spec_jax.drafters import self_draft
 from spec_jax.systems import registration
 from spec_jax.verifiers import recursive
@@ -156,7 +157,7 @@ def shadow(model, params, taps) -> tuple[jax.Array, jax.Array]:
   num_layers = model.config.num_layers
   streams = jnp.stack([taps[i] for i in range(1, num_layers + 1)], axis=2)
   logits = model.read_out(params, streams)
-  tokens = jnp.argmax(logits, -1)
+  tokens = sampling_lib.most_likely(logits)
   confidence = jax.nn.softmax(logits, axis=-1).max(-1)
   return tokens[..., :-1] == tokens[..., -1:], confidence[..., :-1]
 
