@@ -114,9 +114,11 @@ def curves(panels: Sequence[tuple[str, str, Mapping[str, tuple]]], title: str
     axis.set_xscale("log", base=2)
     axis.set_yscale("log", base=2)
     axis.set_xticks(sizes, [str(size) for size in sizes], fontsize=7.5)
+    axis.yaxis.set_major_locator(matplotlib.ticker.LogLocator(
+        base=2, subs=(1.0, 1.5)))
     axis.minorticks_off()
     axis.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(
-        lambda value, _: f"{value:.3g}"))
+        lambda value, _: f"{value:,.0f}"))
     axis.set_title(heading, fontsize=10, loc="left", color=_INK)
     axis.set_xlabel(label, fontsize=9, color=_INK)
     axis.grid(color=_GRID, linewidth=0.8)
