@@ -44,6 +44,9 @@ def define(values: flags.FlagValues) -> None:
       " standard library.", flag_values=values)
   flags.DEFINE_integer("num_prompts", 0, "Prompts of each file; 0: all.",
                        lower_bound=0, flag_values=values)
+  flags.DEFINE_integer("samples", 1, "Rows of each prompt, next to each other:"
+                       " with an equal --batch a batch is the samples of one"
+                       " prompt.", lower_bound=1, flag_values=values)
   flags.DEFINE_list("batch", ["1"], "Rows decoded at once, one or more sizes.",
                     flag_values=values)
   define_cells(values)
@@ -131,7 +134,8 @@ def read_files(values, bundle) -> dict[str, Sequence[prompts_lib.Conversation]]:
   """The prompts by file; raises ValueError."""
   files = {path: read_prompts(path, bundle) for path in values.prompts} or {
       bundle.name: read_prompts("", bundle)}
-  return {path: rows[:values.num_prompts or None]
+  return {path: [row for row in rows[:values.num_prompts or None]
+                 for _ in range(values.samples)]
           for path, rows in files.items()}
 
 

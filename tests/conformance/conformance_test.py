@@ -142,13 +142,18 @@ def test_law_test_sees_frozen_noise_in_the_joint_only():
   assert law_p_value(sample, 2) < 1e-9
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_step_keeps_structure_shape_and_dtype(name):
-  system, params = runs.build(name, runs.WARPED)
-  before = jax.eval_shape(
+def abstract_start(system, params):
+  """Shapes of the state before the first round of four rows."""
+  return jax.eval_shape(
       lambda params, prompts, keys: decoding.start(
           system, params, prompts, keys, 8, runs.CAPACITY),
       params, toy.prompts(), keys_lib.row_keys(0, 4))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_step_keeps_structure_shape_and_dtype(name):
+  system, params = runs.build(name, runs.WARPED)
+  before = abstract_start(system, params)
   before, draft_of_host = hosted.on_device(system, before)
   after, info = jax.eval_shape(
       lambda params, state: system_lib.step(
@@ -166,10 +171,7 @@ def test_step_keeps_structure_shape_and_dtype(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_forwards_of_a_round_can_be_timed_alone(name):
   system, params = runs.build(name, runs.GREEDY)
-  state = jax.eval_shape(
-      lambda params, prompts, keys: decoding.start(
-          system, params, prompts, keys, 8, runs.CAPACITY),
-      params, toy.prompts(), keys_lib.row_keys(0, 4))
+  state = abstract_start(system, params)
   target, draft = costs.calls(system, params, state)
   assert target
   own = system_lib.draft_params(system.drafter, params)

@@ -3,10 +3,12 @@
 import json
 import pathlib
 
+from absl import flags
 import pytest
 
 from experiments import benchmark
 from experiments import cells as cells_lib
+import spec_jax
 
 _ROWS = (
     {"question_id": 1, "category": "coding", "turns": ["def f(x):", "Again."]},
@@ -167,6 +169,17 @@ def test_out_below_a_file(call, folder, capsys):
   file.write_text("")
   assert call(f"--out={file / 'out'}") == 2
   assert "cannot be written: Not a directory" in capsys.readouterr().err
+
+
+def test_samples_of_a_prompt_make_a_batch(folder, tiny):
+  bundle = spec_jax.load_bundle(tiny)
+  values = flags.FlagValues()
+  benchmark.define(values)
+  values(["", f"--prompts={folder / 'spec.jsonl'}", "--samples=3"])
+  (rows,) = benchmark.read_files(values, bundle).values()
+  batches = benchmark.workload(values, bundle, rows, 3).groups()
+  assert [[row.turns[0] for row in batch] for batch in batches] == [
+      ["def f(x):"] * 3, ["class A:"] * 3]
 
 
 def test_the_name_of_the_edits_stands_for_them():
