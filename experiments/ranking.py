@@ -78,12 +78,11 @@ def run(values: flags.FlagValues) -> int:
   with common.clean_errors():
     works = workloads(values, bundle)
     given = [name for name in values.system or () if name != "all"]
-    names = tuple(dict.fromkeys((common.BASELINE, *given)))
+    names = tuple(dict.fromkeys((common.BASELINE, *given))) if given else None
     default = default_names()
     overrides = stores(
-        values, bundle, folder, names if given else default) + values.set
-  choices, skipped = common.choose(
-      bundle, names if given else None, overrides, default)
+        values, bundle, folder, names or default) + values.set
+  choices, skipped = common.choose(bundle, names, overrides, default)
   for name, reason in skipped.items():
     print(f"left out: {name}: {reason}")
   rows = benchmark.race_cells(
