@@ -68,8 +68,7 @@ class Sampling:
     if self.needs_seen:
       logits = _penalise(logits, seen, self.repetition_penalty)
     if self.is_greedy:
-      return jax.nn.one_hot(
-          most_likely(logits), logits.shape[-1], dtype=logits.dtype)
+      return greedy_law(logits)
     return jax.nn.softmax(self.truncate(logits / self.temperature), axis=-1)
 
   def truncate(self, logits: jax.Array) -> jax.Array:
@@ -119,6 +118,12 @@ def most_likely(scores: jax.Array) -> jax.Array:
   index = jax.lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
   is_best = scores == scores.max(-1, keepdims=True)
   return jnp.where(is_best, index, scores.shape[-1] - 1).min(-1)
+
+
+def greedy_law(scores: jax.Array) -> jax.Array:
+  """All mass `f[..., V]` on the first of the largest."""
+  return jax.nn.one_hot(
+      most_likely(scores), scores.shape[-1], dtype=scores.dtype)
 
 
 def clocks(key: jax.Array, vocab_size: int, dtype=jnp.float32) -> jax.Array:

@@ -3,8 +3,6 @@
 import dataclasses
 from typing import ClassVar
 
-import jax
-
 from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import types
 
@@ -40,5 +38,4 @@ class Greedy:
 
   def law(self, p, q, drafts, is_draft):
     del q, drafts, is_draft
-    return jax.nn.one_hot(
-        sampling_lib.most_likely(p), p.shape[-1], dtype=p.dtype)
+    return sampling_lib.greedy_law(p)

@@ -6,6 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from spec_jax.core import sampling as sampling_lib
 from spec_jax.verifiers import couplings
 from spec_jax.verifiers.lossy import thresholds
 
@@ -68,4 +69,4 @@ class Lenience:
     """The rule at temperature 0, from p at temperature 1."""
     is_accepted = self.inflated(p) >= p.max(-1)
     return thresholds.likeliest(
-        p, is_accepted, thresholds.argmax_law(p), drafts, is_draft)
+        p, is_accepted, sampling_lib.greedy_law(p), drafts, is_draft)

@@ -6,6 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from spec_jax.core import sampling as sampling_lib
 from spec_jax.verifiers import couplings
 from spec_jax.verifiers.lossy import neighbours as neighbours_lib
 from spec_jax.verifiers.lossy import thresholds
@@ -92,7 +93,7 @@ class Relaxed:
     is_best = jax.vmap(lambda token: token == jnp.argmax(
         p.at[token].add(self.borrowed(p, token))))(drafts)
     return thresholds.likeliest(
-        p, jnp.ones(p.shape, bool), thresholds.argmax_law(p), drafts,
+        p, jnp.ones(p.shape, bool), sampling_lib.greedy_law(p), drafts,
         is_draft & is_best)
 
   def _near(self, p, token):

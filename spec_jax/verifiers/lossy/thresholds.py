@@ -10,6 +10,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import types
 
 DETERMINISTIC = ("top_k", "deterministic")
@@ -37,11 +38,6 @@ def likeliest(p: jax.Array, is_accepted: jax.Array, rest: jax.Array,
   best = drafts[jnp.argmax(jnp.where(is_kept, p[drafts], -1))]
   chosen = jax.nn.one_hot(best, p.shape[-1], dtype=p.dtype)
   return jnp.where(is_kept.any(), chosen, rest)
-
-
-def argmax_law(p: jax.Array) -> jax.Array:
-  """All mass on the most likely token of `f[V]`."""
-  return jax.nn.one_hot(jnp.argmax(p, -1), p.shape[-1], dtype=p.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +69,8 @@ class AcceptanceSet:
 
   def at_zero(self, p, drafts, is_draft):
     """The same at temperature 0, from p at temperature 1."""
-    return likeliest(p, self.accepts(p), argmax_law(p), drafts, is_draft)
+    return likeliest(
+        p, self.accepts(p), sampling_lib.greedy_law(p), drafts, is_draft)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from spec_jax.core import sampling as sampling_lib
 from spec_jax.verifiers.lossy import thresholds
 
 _OTHERWISE = ("greedy", "truncated", "target")
@@ -54,14 +55,14 @@ class Typical(thresholds.AcceptanceSet):
     kept = jnp.where(self.accepts(p), p, 0)
     total = kept.sum(-1, keepdims=True)
     return jnp.where(total > 0, kept / jnp.where(total > 0, total, 1),
-                     thresholds.argmax_law(p))
+                     sampling_lib.greedy_law(p))
 
   def rest(self, p):
     if self.otherwise == "target":
       return p
     is_greedy = self.otherwise == "greedy"
-    return thresholds.argmax_law(p) if is_greedy else self.truncated(p)
+    return sampling_lib.greedy_law(p) if is_greedy else self.truncated(p)
 
   def at_zero(self, p, drafts, is_draft):
     del drafts, is_draft
-    return thresholds.argmax_law(p)
+    return sampling_lib.greedy_law(p)
