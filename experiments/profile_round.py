@@ -160,14 +160,14 @@ def text(rows: Sequence[Mapping[str, Any]]) -> str:
   lines = []
   for row in rows:
     ms = lambda seconds: report.number(1e3 * seconds, 3)
-    overhead = row["overhead"]
     lines.append({
         "system": row["system"], "T": f"{row['temperature']:g}",
         "batch": str(row["batch"]),
         **{name: ms(row["stages"][name]) for name in stages.NAMES},
         "sum": ms(row["sum_of_stages"]), "round": ms(row["measured"]),
-        "forwards": ms(row["predicted"]),
-        "overhead": f"{overhead['median']:+.1%}",
+        "forwards": ms(row["predicted"]), "in turn": ms(row["in_turn"]),
+        "overhead": f"{row['overhead']['median']:+.1%}",
+        "of the loop": f"{row['loop_overhead']['median']:+.1%}",
         "speed-up": report.number(row["measured_speedup"], 2, "x"),
         "predicted": report.number(row["predicted_speedup"], 2, "x")})
   return report.markdown(lines) + LEGEND
@@ -175,9 +175,11 @@ def text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 LEGEND = """
 Milliseconds of a round. draft ... bookkeeping: stages timed alone; sum: of
-them. round: as the executor runs it. forwards: those of target and draft alone.
-overhead: round over forwards, minus one, median of paired samples. speed-up:
-tokens a round over rounds' times; predicted: the same from the forwards alone.
+them. round: as the executor runs it. forwards: those of target and draft alone;
+in turn: the same, one after the other. overhead: round over forwards, minus
+one, median of paired samples; of the loop: round over forwards in turn.
+speed-up: tokens a round over rounds' times; predicted: the same from the
+forwards alone.
 """
 
 

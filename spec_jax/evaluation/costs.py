@@ -15,16 +15,15 @@ import time
 from typing import Any
 
 import jax
-from jax.extend import core as extend_core
 import jax.numpy as jnp
 import numpy as np
 
 from spec_jax.caches import dense
 from spec_jax.core import system as system_lib
 from spec_jax.core import types
+from spec_jax.evaluation import calls as calls_lib
 from spec_jax.executors import hosted
 
-_STATIC = ("taps", "with_logits", "layers")
 _LOOP = 8  # Forwards per sample.
 
 
@@ -60,125 +59,99 @@ def predicted_speedup(block_efficiency: float, cost: RoundCost,
   return block_efficiency * baseline.total / cost.total
 
 
-@dataclasses.dataclass(frozen=True)
-class Call:
-  """One forward: static parts, and the shapes of the arrays."""
-
-  model: Any
-  static: tuple[tuple[str, Any], ...]
-  structure: Any
-  shapes: tuple[tuple[tuple[int, ...], str], ...]
-  num_tokens: int
-
-  def arrays(self) -> Any:
-    """Some of these shapes."""
-    return jax.tree.unflatten(self.structure, [
-        jnp.ones(shape, bool) if dtype == "bool" else jnp.zeros(shape, dtype)
-        for shape, dtype in self.shapes])
-
-  def forward(self, params: Any, arrays: Any, zero: jax.Array | int = 0
-              ) -> types.ModelOut:
-    """The call once more; `zero` is added to the tokens."""
-    (tokens, *args), kwargs = arrays
-    return self.model.forward(
-        params, tokens + zero, *args, **kwargs, **dict(self.static))
+# A function of `(*args, zero)`, where `zero` goes into its inputs, and `args`.
+_Piece = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-class _Recorder:
-  """A model that notes its calls."""
-
-  def __init__(self, model, calls):
-    self._model, self._calls = model, calls
-
-  def __getattr__(self, name):
-    return getattr(self._model, name)
-
-  def forward(self, params, tokens, *args, **kwargs):
-    static = tuple(sorted((k, kwargs[k]) for k in _STATIC if k in kwargs))
-    arrays = {k: v for k, v in kwargs.items() if k not in _STATIC}
-    leaves, structure = jax.tree.flatten(((tokens,) + args, arrays))
-    shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
-    self._calls.append(Call(
-        self._model, static, structure, shapes, tokens.shape[1]))
-    return self._model.forward(params, tokens, *args, **kwargs)
+def _of_call(call: calls_lib.Call, params) -> _Piece:
+  return call.forward, (params, call.arrays())
 
 
-def calls(system: system_lib.System, params: types.Params,
-          state: types.DecodeState) -> tuple[list[Call], list[Call]]:
-  """The forwards of one round: the target's and the draft's."""
-  target, draft = [], []
-  drafter = system.drafter
-  if hasattr(drafter, "model"):
-    drafter = dataclasses.replace(
-        drafter, model=_Recorder(drafter.model, draft))
-  traced = dataclasses.replace(
-      system, target=_Recorder(system.target, target), drafter=drafter)
-  state, draft_of_host = hosted.on_device(system, state)
-  jax.eval_shape(lambda p, s: system_lib.step(traced, p, s, draft_of_host),
-                 params, state)
-  return target, draft
-
-
-def _runs_a_model_in_a_loop(system, params, state) -> bool:
-  """Whether a proposal holds a loop with matrix products in its body."""
-  state, draft_of_host = hosted.on_device(system, state)
-  program = jax.make_jaxpr(lambda params, state: system_lib.propose(
-      system, params, state, draft_of_host))(params, state)
-  bodies = [equation.params["body_jaxpr"].jaxpr
-            for equation in _equations(program.jaxpr)
-            if equation.primitive.name == "while"]
-  return any(equation.primitive.name == "dot_general"
-             for body in bodies for equation in _equations(body))
-
-
-def _equations(program):
-  """Those of a jaxpr and of all jaxprs inside."""
-  for equation in program.eqns:
-    yield equation
-    for inner in extend_core.jaxprs_in_params(equation.params):
-      yield from _equations(inner)
-
-
-def _timed_call(call: Call, params):
-  """A function without arguments that runs the call `_LOOP` times."""
-  return _looped(call.forward, params, call.arrays())
-
-
-def _timed_proposal(system, params, state):
+def _of_proposal(system, params, state) -> _Piece:
   state, draft_of_host = hosted.on_device(system, state)
 
   def propose(params, state, zero):
     state = state.replace(length=state.length + zero)
     return system_lib.propose(system, params, state, draft_of_host)
 
-  return _looped(propose, params, state)
+  return propose, (params, state)
 
 
-def _looped(fn, *args):
-  """`fn(*args, zero)`, where each `zero` waits for the call before."""
+def _looped(*pieces: _Piece) -> Callable[[], Any]:
+  """Runs the pieces in turn, `_LOOP` times, each waiting for the one before."""
+  fns, every_args = zip(*pieces)
 
   @jax.jit
-  def run(*args):
+  def run(every_args):
     def body(_, zero):
-      # Tied to the call before: else what does not depend on `zero` would be
-      # computed once for all of them.
-      held, zero = jax.lax.optimization_barrier((args, zero))
-      leaves = jax.tree.leaves(fn(*held, zero))
-      # Nobody but us knows that this adds nothing. Numbers of both kinds: of
-      # some proposals nothing but tokens is left.
-      return sum((leaf.max() == _no_value(leaf.dtype)).astype(jnp.int32)
-                 for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.number)
-                 ) + zero
+      for fn, args in zip(fns, every_args):
+        # Tied to the call before: else what does not depend on `zero` would be
+        # computed once for all of them.
+        held, zero = jax.lax.optimization_barrier((args, zero))
+        zero = zero + nothing(fn(*held, zero))
+      return zero
     return jax.lax.fori_loop(0, _LOOP, body, jnp.zeros((), jnp.int32))
 
-  return lambda: jax.block_until_ready(run(*args))
+  return lambda: jax.block_until_ready(run(every_args))
 
 
-def _no_value(dtype):
-  """What no logit and no token ever is."""
-  if jnp.issubdtype(dtype, jnp.floating):
-    return jnp.inf
-  return jnp.iinfo(dtype).max
+def nothing(result: Any) -> jax.Array:
+  """Zero, which the compiler cannot know without the whole result."""
+  total = jnp.zeros((), jnp.int32)
+  for leaf in jax.tree.leaves(result):
+    # What no logit and no token ever is. Numbers of both kinds: of some
+    # proposals nothing but tokens is left.
+    if jnp.issubdtype(leaf.dtype, jnp.floating):
+      total += (leaf.max() == jnp.inf).astype(jnp.int32)
+    elif jnp.issubdtype(leaf.dtype, jnp.integer):
+      total += (leaf.max() == jnp.iinfo(leaf.dtype).max).astype(jnp.int32)
+  return total
+
+
+def in_turn(system: system_lib.System, params: types.Params,
+            state: types.DecodeState,
+            timer: Callable[[], float] = time.perf_counter
+            ) -> Callable[[], float]:
+  """Seconds of a round's forwards, one after the other as a round runs them.
+
+  More than the sum of forwards timed alone where the weights of both models do
+  not fit a cache together: each then finds its own driven out by the other.
+
+  Args:
+    system: of the round.
+    params: of the system.
+    state: to start from.
+    timer: see `Forwards`.
+
+  Returns:
+    a function to call as often as samples are wanted, already compiled.
+  """
+  run = _looped(*_pieces(system, params, state))
+  run()
+
+  def timed():
+    begin = timer()
+    run()
+    return (timer() - begin) / _LOOP
+  return timed
+
+
+def _pieces(system, params, state) -> list[_Piece]:
+  """The forwards of a round: the draft's, or its proposal, and the target's."""
+  target, draft = calls_lib.of_round(system, params, state)
+  pieces = [_of_call(call, params.target) for call in target]
+  if _is_whole(system, params, state, draft):
+    return [_of_proposal(system, params, state), *pieces]
+  return [*(_of_call(call, system_lib.draft_params(system.drafter, params))
+            for call in draft), *pieces]
+
+
+def _is_whole(system, params, state, draft_calls) -> bool:
+  """Whether a drafter has no forwards that could be timed one by one."""
+  if not system.drafter.depth:
+    return False
+  return (not draft_calls
+          or calls_lib.runs_a_model_in_a_loop(system, params, state))
 
 
 def grid(model: Any, params: Any, sizes: Sequence[tuple[int, int]],
@@ -219,7 +192,7 @@ def _timed_size(model, params, batch, num_tokens, prefix):
   def forward(params, cache, tokens, zero):
     return model.forward(params, tokens + zero, positions, mask, cache).logits
 
-  return _looped(forward, params, cache, tokens)
+  return _looped((forward, (params, cache, tokens)))
 
 
 class Forwards:
@@ -242,17 +215,16 @@ class Forwards:
     self._timer = timer
     self._calls, self._fns = {}, {}
     for name, (system, params, state) in cases.items():
-      target, draft = calls(system, params, state)
-      is_whole = bool(system.drafter.depth) and (
-          not draft or _runs_a_model_in_a_loop(system, params, state))
+      target, draft = calls_lib.of_round(system, params, state)
+      is_whole = _is_whole(system, params, state, draft)
       self._calls[name] = (target, draft, is_whole)
       for call in target:
-        self._fns.setdefault(call, _timed_call(call, params.target))
+        self._fns.setdefault(call, _looped(_of_call(call, params.target)))
       for call in draft if not is_whole else ():
-        self._fns.setdefault(call, _timed_call(
-            call, system_lib.draft_params(system.drafter, params)))
+        self._fns.setdefault(call, _looped(_of_call(
+            call, system_lib.draft_params(system.drafter, params))))
       if is_whole:
-        self._fns[name] = _timed_proposal(system, params, state)
+        self._fns[name] = _looped(_of_proposal(system, params, state))
     for fn in self._fns.values():
       fn()
     self._samples = {key: [] for key in self._fns}
@@ -276,8 +248,8 @@ class Forwards:
     seconds = {key: float(np.median(values))
                for key, values in self._samples.items()}
     self._samples = {key: [] for key in self._fns}
-    return {name: _round_cost(name, *calls, seconds)
-            for name, calls in self._calls.items()}
+    return {name: _round_cost(name, *called, seconds)
+            for name, called in self._calls.items()}
 
 
 def _round_cost(name, target, draft, is_whole, seconds):

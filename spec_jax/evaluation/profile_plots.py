@@ -41,6 +41,7 @@ def rounds(groups: Sequence[tuple[str, Mapping[str, Mapping]]], title: str
                   style, color=_INK, markerfacecolor="white", markersize=6,
                   label=label, linestyle="none"))
     mark("predicted", "D", "forwards alone")
+    mark("in_turn", "|", "forwards in turn")
     mark("measured", "o", "round, measured")
     axis.set_yticks(range(len(names)), names)
     axis.set_title(heading, fontsize=10, loc="left", color=_INK)

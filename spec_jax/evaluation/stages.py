@@ -2,8 +2,9 @@
 
 The stages of a round are compiled apart and run in short loops on the device,
 as `costs` does with the forwards. Beside them the whole round is timed as the
-executor runs it, so that three numbers can be held against each other: the
-forwards alone (what a round has to cost), all stages, and the round.
+executor runs it, so that four numbers can be held against each other: the
+forwards alone (what a round has to cost), the forwards in turn (what it costs
+where the models share a cache), all stages, and the round.
 """
 
 from collections.abc import Callable
@@ -45,15 +46,20 @@ class Profile:
       "update" the drafter's, "bookkeeping" end of text, budget, text and
       counts.
     forwards: the forwards of target and draft alone.
+    in_turn: the same forwards one after the other, see `costs.in_turn`.
     measured: the round, as the executor runs it.
-    overhead: a round's time over that of its forwards, minus 1; samples of
-      both are paired.
+    overhead: a round's time over that of its forwards alone, minus 1; samples
+      of both are paired.
+    loop_overhead: the same over its forwards in turn: what the loop itself
+      adds.
   """
 
   stages: dict[str, float]
   forwards: costs_lib.RoundCost
+  in_turn: float
   measured: float
   overhead: clock_lib.Spread
+  loop_overhead: clock_lib.Spread
 
   @property
   def sum_of_stages(self) -> float:
@@ -96,10 +102,13 @@ class Profiler:
     self._stages = {
         (name, stage): fn for name, case in cases.items()
         for stage, fn in _timed_stages(timer, *case[:3]).items()}
+    self._in_turn = {(name, "in turn"): costs_lib.in_turn(*case[:3], timer)
+                     for name, case in cases.items()}
     for fn in (*self._rounds.values(), *self._stages.values()):
       fn()
     self._costs = []
-    self._samples = {key: [] for key in (*self._rounds, *self._stages)}
+    self._samples = {key: [] for key in (
+        *self._rounds, *self._in_turn, *self._stages)}
 
   def sample(self, repeats: int = 1) -> None:
     """Times rounds, forwards and stages in turn, `repeats` times."""
@@ -108,7 +117,7 @@ class Profiler:
         self._samples[name].append(fn())
       self._forwards.sample(1)
       self._costs.append(self._forwards.take())
-      for key, fn in self._stages.items():
+      for key, fn in (self._in_turn | self._stages).items():
         self._samples[key].append(fn())
 
   def take(self) -> dict[str, Profile]:
@@ -124,13 +133,15 @@ class Profiler:
   def _profile(self, name):
     costs = [cost[name] for cost in self._costs]
     median = lambda values: float(np.median(values))
-    rounds = self._samples[name]
+    rounds, in_turn = self._samples[name], self._samples[name, "in turn"]
+    over = lambda base: clock_lib.spread(
+        [r / b - 1 for r, b in zip(rounds, base)])
     return Profile(
         {stage: median(self._samples[name, stage]) for stage in NAMES},
         dataclasses.replace(costs[0], target=median([c.target for c in costs]),
                             draft=median([c.draft for c in costs])),
-        median(rounds),
-        clock_lib.spread([r / c.total - 1 for r, c in zip(rounds, costs)]))
+        median(in_turn), median(rounds), over([c.total for c in costs]),
+        over(in_turn))
 
 
 def timed_rounds(timer, system, params, state, executor
@@ -229,7 +240,7 @@ def _looped(timer, stage, loop, params, given, kept) -> Callable[[], float]:
       # The barrier ties the inputs to the run before, at no cost.
       held, zero, kept = jax.lax.optimization_barrier((given, zero, kept))
       kept, result = stage(params, held, kept)
-      return zero + _nothing(result), kept
+      return zero + costs_lib.nothing(result), kept
 
     return jax.lax.fori_loop(0, loop, body, (jnp.zeros((), jnp.int32), kept))
 
@@ -241,14 +252,3 @@ def _looped(timer, stage, loop, params, given, kept) -> Callable[[], float]:
     _, holder[0] = jax.block_until_ready(run(params, given, holder[0]))
     return (timer() - begin) / loop
   return timed
-
-
-def _nothing(result):
-  """Zero, which the compiler cannot know without the whole result."""
-  total = jnp.zeros((), jnp.int32)
-  for leaf in jax.tree.leaves(result):
-    if jnp.issubdtype(leaf.dtype, jnp.floating):
-      total += (leaf.max() == jnp.inf).astype(jnp.int32)
-    elif jnp.issubdtype(leaf.dtype, jnp.integer):
-      total += (leaf.max() == jnp.iinfo(leaf.dtype).max).astype(jnp.int32)
-  return total

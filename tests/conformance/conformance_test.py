@@ -15,7 +15,7 @@ from spec_jax.core import keys as keys_lib
 from spec_jax.core import system as system_lib
 from spec_jax.core import types
 from spec_jax.drafters import feature_drafter
-from spec_jax.evaluation import costs
+from spec_jax.evaluation import calls as calls_lib
 from spec_jax.evaluation import equality
 from spec_jax.executors import decoding
 from spec_jax.executors import hosted
@@ -172,7 +172,7 @@ def test_step_keeps_structure_shape_and_dtype(name):
 def test_forwards_of_a_round_can_be_timed_alone(name):
   system, params = runs.build(name, runs.GREEDY)
   state = abstract_start(system, params)
-  target, draft = costs.calls(system, params, state)
+  target, draft = calls_lib.of_round(system, params, state)
   assert target
   own = system_lib.draft_params(system.drafter, params)
   for calls, weights in ((target, params.target), (draft, own)):

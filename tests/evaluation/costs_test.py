@@ -1,5 +1,8 @@
 """Forwards can be timed alone, whatever is passed to them."""
 
+import dataclasses
+from typing import Any
+
 import jax.numpy as jnp
 import pytest
 
@@ -45,3 +48,35 @@ def test_loops_over_a_model_are_timed_as_a_whole():
   assert cost.draft_forwards == 2  # The root's and the loop's.
   num_timed, cost = draft_cost("speculative_sampling", depth=4)
   assert cost.draft == pytest.approx(cost.draft_forwards * cost.target)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Counting:
+  """A model that says how many tokens it was traced with."""
+
+  model: Any
+  seen: list = dataclasses.field(compare=False)
+
+  def __getattr__(self, name):
+    return getattr(self.model, name)
+
+  def forward(self, params, tokens, *args, **kwargs):
+    self.seen.append(tokens.shape[1])
+    return self.model.forward(params, tokens, *args, **kwargs)
+
+
+def test_forwards_in_turn_are_all_of_a_round():
+  """One program of every draft forward, then the target's."""
+  system, params = systems.build("speculative_sampling", toy.bundle(), depth=3)
+  state = fused.Fused().start(
+      system, params, toy.prompts((3, 4)), keys_lib.row_keys(0, 2),
+      jnp.full((2,), 8), 32)
+  seen = []
+  system = dataclasses.replace(
+      system, target=_Counting(system.target, seen),
+      drafter=dataclasses.replace(
+          system.drafter, model=_Counting(system.drafter.model, seen)))
+  ticks = iter(range(0, 1000, 8))
+  timed = costs.in_turn(system, params, state, timer=lambda: next(ticks))
+  assert seen[-4:] == [2, 1, 1, 4]  # The last draft's sibling, three drafts.
+  assert timed() == 1  # Eight ticks over eight rounds.
