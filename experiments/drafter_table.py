@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import pathlib
 from typing import Any
 
+from experiments import claim_tables
+from experiments import drafter_claims
+from experiments import judging
 from experiments import tables
 from spec_jax.evaluation import plots
 from spec_jax.evaluation import report
@@ -56,10 +59,26 @@ def void_line(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def text(rows: Sequence[Mapping[str, Any]]) -> str:
-  """The tables: one of trainings, one of decodes for each temperature."""
+  """Of trainings, of decodes for each temperature, and of papers' claims."""
   return "\n".join((
       report.markdown([part_line(row) for row in rows]),
-      tables.temperatures_text(_cells(rows), decoded_line), LEGEND))
+      tables.temperatures_text(_cells(rows), decoded_line),
+      f"## What papers claim\n\n{claim_tables.text(verdicts(rows))}",
+      LEGEND + claim_tables.LEGEND))
+
+
+def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """The papers' order of drafters held against these, see `judging.judge`.
+
+  Each drafter counts in the last of its shapes, which is a tree if it has one:
+  so the papers measured.
+  """
+  groups = [("held-out text", temperature, {
+      cell["key"]["system"]: cell["result"] for cell in group
+      if "result" in cell})
+            for temperature, group in tables.by_temperature(
+                _cells(rows)).items()]
+  return judging.judge(drafter_claims.CLAIMS, groups)
 
 
 def write(folder: pathlib.Path, flags: Mapping[str, Any],
@@ -71,8 +90,8 @@ def write(folder: pathlib.Path, flags: Mapping[str, Any],
     flags: of the run.
     rows: of "system", "part" and "decoded", a list of cells.
   """
-  report.write_json(folder / "drafter_race.json",
-                    report.card(flags, rows=list(rows)))
+  report.write_json(folder / "drafter_race.json", report.card(
+      flags, claims=verdicts(rows), rows=list(rows)))
   report.write_text(folder / "drafter_race.md", text(rows))
   groups = [(f"temperature {temperature:g}", [
       _bar(row) for row in group if "result" in row])

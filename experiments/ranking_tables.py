@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pathlib
 from typing import Any
 
+from experiments import claim_tables
 from experiments import claims as claims_lib
 from experiments import judging
 from experiments import tables
@@ -16,11 +17,8 @@ Group = tuple[str, float, Mapping[str, Any]]
 
 LEGEND = """\
 Ranks: 1 is best; of the speed-up, and of tokens/call. ms/round: median time of
-a round. Claims: neighbours of a published order; "±" is half the distance of
-the quartiles of a speed-up, and else a standard error over rounds or tries;
-"within noise" where the difference is below two of both together, or a speed-up
-has fewer than three passes.
-"""
+a round.
+""" + claim_tables.LEGEND
 
 
 def write(folder: pathlib.Path, flags: Mapping[str, Any], bundle: str,
@@ -47,16 +45,13 @@ def write(folder: pathlib.Path, flags: Mapping[str, Any], bundle: str,
              for (kind, temperature, _), place in zip(groups, placed)],
       rows=list(rows)))
   report.write_text(folder / "ranking.md", text)
-  bars = [(title(kind, temperature), [tables.bar(r) for r in records.values()])
+  bars = [(claim_tables.title(kind, temperature),
+           [tables.bar(r) for r in records.values()])
           for kind, temperature, records in groups if records]
   if bars:
     report.write_bytes(folder / "ranking.png",
                        plots.comparison(bars, f"{bundle}: ranking"))
   return text
-
-
-def title(kind: str, temperature: float) -> str:
-  return f"{kind}, temperature {temperature:g}"
 
 
 def ranks(group: Group) -> dict[str, dict[str, int]]:
@@ -72,11 +67,11 @@ def as_text(groups, placed, verdicts, rows, skipped) -> str:
   parts = []
   for (kind, temperature, records), place in zip(groups, placed):
     order = sorted(records, key=place["speed-up"].get)
-    parts.append(f"## {title(kind, temperature)}\n\n" + report.markdown(
-        [line(records[name], place) for name in order]))
+    parts.append(f"## {claim_tables.title(kind, temperature)}\n\n"
+                 + report.markdown(
+                     [line(records[name], place) for name in order]))
   parts.append(f"## ranks by speed-up\n\n{overview(groups, placed)}")
-  parts.append("## what papers claim\n\n" + report.markdown(
-      [claim_line(row) for row in verdicts]))
+  parts.append("## what papers claim\n\n" + claim_tables.text(verdicts))
   parts += [f"void: {row['key']['system']}, {row['key']['prompts']},"
             f" temperature {row['key']['temperature']:g}: {row['error']}\n"
             for row in rows if "error" in row]
@@ -108,26 +103,11 @@ def overview(groups: Sequence[Group], placed) -> str:
     known = [rank for rank in found[name] if rank is not None]
     return sum(known) / len(known)
 
-  columns = [title(kind, temperature) for kind, temperature, _ in groups]
+  columns = [claim_tables.title(kind, temperature)
+             for kind, temperature, _ in groups]
   return report.markdown([
       {"system": name} | {
           column: report.number(rank, 0)
           for column, rank in zip(columns, found[name])}
       | {"mean": report.number(mean(name), 1)}
       for name in sorted(names, key=mean)])
-
-
-def claim_line(row: Mapping[str, Any]) -> dict[str, str]:
-  """One pair of one claim."""
-  return {
-      "claim": row["claim"], "of": row["quantity"],
-      "on": title(row["workload"], row["temperature"]),
-      "measured": " : ".join(_value(row[side]) for side in ("better", "worse")),
-      "verdict": row["verdict"], "source": row["source"]}
-
-
-def _value(found):
-  if found is None:
-    return "-"
-  error = "?" if found["error"] is None else f"{found['error']:.2f}"
-  return f"{found['value']:.2f} ± {error}"

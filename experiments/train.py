@@ -21,6 +21,7 @@ from absl import logging
 import tokenizers
 
 from experiments import common
+from experiments import expected
 from experiments import part_training
 from experiments import parts
 from spec_jax.evaluation import curves
@@ -138,6 +139,8 @@ def train_part(values) -> int:
   changes = {key: value for key, value in (
       ("num_steps", values.steps), ("batch", values.batch),
       ("own_windows", values.own_windows)) if value is not None}
+  if known := expected.text(name):
+    print(known)
   hyper, params = bench.fit(name, changes, functools.partial(
       part_training.progress, name))
   for place in [bench.folder] + [bench.home] * values.install:

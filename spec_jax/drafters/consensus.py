@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from spec_jax.core import sampling
+
 _NEVER = jnp.iinfo(jnp.int32).max
 
 
@@ -25,7 +27,7 @@ def most_common(tokens: jax.Array, present: jax.Array, vocab_size: int,
       present.astype(jnp.int32))
   best = votes.max()
   if order is None:
-    return jnp.argmax(votes).astype(jnp.int32), best
+    return sampling.most_likely(votes), best
   wins = present & (votes[tokens] == best)
   return tokens[jnp.argmin(jnp.where(wins, order, _NEVER))], best
 

@@ -8,10 +8,9 @@ from optax import contrib
 
 from spec_jax.models import decoder
 
-# How many leading axes of a structured kernel are inputs, by the name of its
-# linear map: Muon orthogonalises the matrix between them and the others.
-_INPUT_AXES = {**decoder.INPUT_AXES, "project": 1, "entry": 1}
-
+# How many leading axes of a kernel with more than two are inputs, by the name
+# of its linear map.
+_INPUT_AXES = {**decoder.INPUT_AXES, "queries": 1, "gate": 1}
 
 def muon(learning_rate: float, num_steps: int, *, warmup: int = 50,
          decay: float = 0.5, weight_decay: float = 0.01
@@ -76,11 +75,17 @@ def of_part(options: Any, name: str = "adam") -> optax.GradientTransformation:
 
 
 def _kernel_axes(params):
+  """Muon orthogonalises the matrix between a kernel's inputs and outputs."""
   def axes(path, leaf):
     names = [getattr(entry, "key", None) for entry in path]
     if names[-1] != "kernel":
       return None
-    num_in = _INPUT_AXES[names[-2]]
+    num_in = 1 if leaf.ndim == 2 else _INPUT_AXES.get(names[-2])
+    if num_in is None:
+      raise ValueError(
+          f"kernel {jax.tree_util.keystr(path)} of shape {leaf.shape}: Muon"
+          " must know which axes are inputs; expected two axes, or a name"
+          f" among {', '.join(_INPUT_AXES)}.")
     return contrib.MuonDimensionNumbers(
         tuple(range(num_in)), tuple(range(num_in, leaf.ndim)))
   return jax.tree_util.tree_map_with_path(axes, params)

@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from spec_jax.models import contract
 from spec_jax.training import losses
@@ -57,3 +58,16 @@ def test_muon_touches_kernels_and_adam_the_rest():
   kernel = np.asarray(updates["layers_0"]["mlp"]["down"]["kernel"])
   values = np.linalg.svd(kernel, compute_uv=False)
   assert values[1] < 0.05 * values[0]
+
+
+@pytest.mark.parametrize("name", ["glide", "chimera", *toy.FEATURE_NETS])
+def test_muon_knows_the_kernels_of_nets(name):
+  params = {k: v for k, v in toy.head_params()[name].items()
+            if k != "token_ids"}
+  jax.eval_shape(optimizers.muon(1e-2, 20).init, params)
+
+
+def test_muon_names_a_kernel_whose_inputs_it_does_not_know():
+  params = {"mixer": {"kernel": jnp.ones((2, 3, 4))}}
+  with pytest.raises(ValueError, match=r"'mixer'.*\(2, 3, 4\).*expected two"):
+    optimizers.muon(1e-2, 20).init(params)

@@ -23,6 +23,7 @@ import numpy as np
 from spec_jax.core import keys as keys_lib
 from spec_jax.core import registry
 from spec_jax.core import rows as rows_lib
+from spec_jax.core import sampling
 from spec_jax.core import types
 from spec_jax.drafters import self_draft
 from spec_jax.systems import registration
@@ -154,7 +155,7 @@ class SkipSearch:
         params, text[:, :-1], slots[:, :-1],
         jnp.broadcast_to(causal[None], (len(start),) + causal.shape),
         ctx.target_cache.truncate(start), gates=self.gates(model, skipped))
-    hits = jnp.argmax(out.logits, -1) == text[:, 1:]
+    hits = sampling.most_likely(out.logits) == text[:, 1:]
     return hits.astype(jnp.float32).mean(-1)
 
   def _trial(self, model, params, state, ctx, start, due):

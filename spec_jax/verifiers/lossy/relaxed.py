@@ -90,7 +90,7 @@ class Relaxed:
 
   def at_zero(self, p, drafts, is_draft):
     """The rule at temperature 0, from p at temperature 1."""
-    is_best = jax.vmap(lambda token: token == jnp.argmax(
+    is_best = jax.vmap(lambda token: token == sampling_lib.most_likely(
         p.at[token].add(self.borrowed(p, token))))(drafts)
     return thresholds.likeliest(
         p, jnp.ones(p.shape, bool), sampling_lib.greedy_law(p), drafts,

@@ -1,0 +1,44 @@
+"""What parts are expected to accept is read from the cards of races."""
+
+import json
+
+import pytest
+
+from experiments import expected
+
+
+def write(folder, name, minutes, accepted, **more):
+  judged = {f"eval_accept_{i + 1}": share for i, share in enumerate(accepted)}
+  (folder / f"{name}.json").write_text(json.dumps({
+      "environment": {"backend": "cpu", "device": "cpu", "num_cpus": 2},
+      "flags": {"minutes": minutes, "batch": 4}, **more,
+      "rows": [{"system": "medusa_1", "part": {
+          "steps": 7, "judged": [{"step": 1}, {"step": 7, **judged}]}},
+               {"system": "hydra", "part": {"parameters": 1}}]}))
+
+
+def test_budgets_of_a_part_the_least_first(tmp_path):
+  write(tmp_path, "long", 10, (0.5, 0.25), remark="with care")
+  write(tmp_path, "brief", 1, (0.4, 0.2))
+  brief, long = expected.of("medusa_1", tmp_path)
+  assert brief == expected.Budget("2 CPU cores", 1, 7, 4, (0.4, 0.2))
+  assert long.accepted == (0.5, 0.25) and long.remark == "with care"
+  first, second = expected.text("medusa_1", tmp_path).splitlines()
+  assert first == ("medusa_1, 1 min on 2 CPU cores (7 steps of 4 windows):"
+                   " expect acceptance to depth 1, 2, ... of 0.40 0.20")
+  assert "with care" in second and second.endswith("0.50 0.25")
+
+
+def test_a_part_that_was_not_trained_has_no_expectation(tmp_path):
+  write(tmp_path, "brief", 1, (0.4,))
+  assert expected.of("hydra", tmp_path) == []
+  assert expected.text("hydra", tmp_path) == ""
+
+
+@pytest.mark.parametrize("name", ["medusa_1", "eagle_2"])
+def test_what_is_kept_can_be_read(name):
+  for budget in expected.of(name):
+    assert 0 < budget.minutes and 0 < budget.steps
+    assert sorted(budget.accepted, reverse=True) == list(budget.accepted)
+    assert 0 < budget.accepted[0] < 1
+  assert expected.of(name)
