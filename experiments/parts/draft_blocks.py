@@ -40,7 +40,7 @@ def full_context(options: chimera.ChimeraRecipe, run: run_lib.Run
 TRAINERS = MappingProxyType({
     "glide": functools.partial(draft_block, glide.GlideRecipe({
         "d_model": 128, "num_heads": 2, "num_kv_heads": 2, "head_dim": 64,
-        "d_ff": 352, "embed_scale": 128 ** 0.5})),
+        "d_ff": 352, "embed_scale": 128 ** 0.5, "tie_embeddings": False})),
     "chimera": functools.partial(
         full_context, chimera.ChimeraRecipe({"is_shared": True})),
 })

@@ -45,14 +45,15 @@ def eagle_3(options: features.FeatureRecipe, run: run_lib.Run
 def poss(options: features.FeatureRecipe, run: run_lib.Run
          ) -> tuple[dict[str, Any], Any]:
   """Specialists that begin as copies of EAGLE's layer."""
-  registration.Parts(
+  known = registration.Parts(
       run.bundle.target, {}, heads=run.bundle.heads).head("eagle_2")
   net = run.bundle.params["eagle_2"]
-  count = options.hyper["layers"]["num_layers"]
+  layers = {**known.get("layers", {}), **options.hyper["layers"]}
+  count = layers["num_layers"]
   begin = {"fuse": net["fuse"]} | {
       f"layers_{i}": net["layers_0"] for i in range(count)}
-  return _fit_features(
-      "poss", run.adapt(options), run, options.hyper, {}, begin)
+  hyper = {**known, **options.hyper, "layers": layers}
+  return _fit_features("poss", run.adapt(options), run, hyper, {}, begin)
 
 
 def coral(options: features.FeatureRecipe, run: run_lib.Run
@@ -133,7 +134,7 @@ TRAINERS = MappingProxyType({
     # half as much as the target.
     "gumiho": functools.partial(feature_net, "gumiho", features.FeatureRecipe(
         {"layers": {"num_layers": 2}, "num_heads": 5, "num_blocks": 2},
-        num_steps=220, batch=8, steps=2, judged_depth=7,
+        num_steps=220, batch=8, steps=2, step_decay=1.0, judged_depth=7,
         ahead_weights=tuple(0.8 ** (i + 1) / 9 for i in range(5)))),
     "coral": functools.partial(coral, features.FeatureRecipe(
         {"num_groups": 16}, num_steps=250, batch=8, steps=3, step_decay=1.0,

@@ -74,7 +74,7 @@ def objective(model: early_exit.EarlyExit, params: Any, frozen: Any,
       params, tokens, embeds=truth.taps[exit_layer], taps=("final",),
       with_logits=False)
   logits = model.logits(frozen, out.taps["final"])
-  loss = optax.softmax_cross_entropy(logits, jax.nn.softmax(truth.logits))
+  loss = optax.safe_softmax_cross_entropy(logits, jax.nn.softmax(truth.logits))
   right = jnp.argmax(logits, -1) == jnp.argmax(truth.logits, -1)
   return loss.mean(), {"agreement": right.astype(jnp.float32).mean()}
 

@@ -35,7 +35,7 @@ class ChimeraRecipe(part_recipe.PartRecipe):
     token_weight: of the cross-entropy, in nats.
   """
 
-  steps: int = 3
+  steps: int = 4
   num_steps: int = 300
   batch: int = 8
   feature_weight: float = 1.0

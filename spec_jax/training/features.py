@@ -25,6 +25,7 @@ from spec_jax.training import optimizers
 from spec_jax.training import part_recipe
 
 _WANTED = "final"  # The feature that is guessed.
+_NOISE_LENGTH = 512  # Of windows whose noise is as strong as the recipe says.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,8 @@ class FeatureRecipe(part_recipe.PartRecipe):
     temperature: of that.
     router_weight: of the cross-entropy of a grouped model's router from the
       target's law over groups; it has no part in what the net learns.
-    noise: amplitude of uniform noise on the target's features that are read.
+    noise: amplitude of uniform noise on the target's features that are read,
+      in windows of 512 tokens; more in shorter ones (EAGLE's repository).
     vocabulary: tokens of a net with a head of its own, at most.
   """
 
@@ -147,8 +149,9 @@ def objective(options: FeatureRecipe, model: feature_model.FeatureModel,
   p_logits = jax.lax.stop_gradient(truth.logits)
   features = model.enter(known, taps)
   if options.noise:
+    most = options.noise * _NOISE_LENGTH / tokens.shape[1]
     features += jax.random.uniform(
-        key, features.shape, features.dtype, -options.noise, options.noise)
+        key, features.shape, features.dtype, -most, most)
   outs = columns.run(
       model, known, tokens, features, options.steps,
       is_detached=options.is_detached)
@@ -200,7 +203,7 @@ def step_losses(options, model, params, out, p_logits, features, is_real):
   own = own if ids is None else ids[own]
   mean = lambda a, where: jnp.where(where, a, 0).sum() / (
       jnp.broadcast_to(is_real, a.shape).sum())
-  law = optax.softmax_cross_entropy(out.logits, jax.nn.softmax(p_logits))
+  law = optax.safe_softmax_cross_entropy(out.logits, jax.nn.softmax(p_logits))
   parts = {"law": mean(law, in_reach),
            "agreement": mean((own == best).astype(jnp.float32), is_real)}
   wide = lambda a: a.astype(jnp.float32)
@@ -211,7 +214,7 @@ def step_losses(options, model, params, out, p_logits, features, is_real):
     parts["feature"] = mean(distance.mean(-1), is_real)
   if options.router_weight:
     hidden = jax.lax.stop_gradient(out.taps[feature_model.HIDDEN])
-    parts["router"] = mean(optax.softmax_cross_entropy(
+    parts["router"] = mean(optax.safe_softmax_cross_entropy(
         model.route(params, hidden),
         model.group_law(params, jax.nn.softmax(p_logits))), is_real)
   return parts

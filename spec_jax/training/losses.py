@@ -14,10 +14,14 @@ def next_token(logits: jax.Array, tokens: jax.Array) -> jax.Array:
 
 
 def forward_kl(p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:
-  """KL(p || q), p the teacher (DistillSpec, Sec. 3.2: forward KL)."""
+  """KL(p || q), p the teacher (DistillSpec, Sec. 3.2: forward KL).
+
+  Tokens that p cannot draw, such as a vocabulary's padding, add nothing.
+  """
   p_log = jax.nn.log_softmax(p_logits)
   q_log = jax.nn.log_softmax(q_logits)
-  return (jnp.exp(p_log) * (p_log - q_log)).sum(-1).mean()
+  ratio = jnp.where(p_log > -jnp.inf, p_log - q_log, 0)
+  return (jnp.exp(p_log) * ratio).sum(-1).mean()
 
 
 def total_variation(p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:

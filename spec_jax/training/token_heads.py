@@ -222,7 +222,7 @@ def loss_given(options: TokenHeadRecipe, heads: Heads, params: Any, frozen: Any,
   # so is its feature.
   laws = lambda: following(out.logits, options.levels)[:, :num]
   if options.is_taught:
-    terms = optax.softmax_cross_entropy(found, jax.nn.softmax(laws()))
+    terms = optax.safe_softmax_cross_entropy(found, jax.nn.softmax(laws()))
   else:
     terms = optax.softmax_cross_entropy_with_integer_labels(found, labels)
   if options.feature_weight:

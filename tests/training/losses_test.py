@@ -44,6 +44,18 @@ def test_gradient_of_forward_kl_is_soft_cross_entropy():
       jax.grad(soft)(q_logits), atol=1e-6)
 
 
+def test_tokens_that_no_law_has_cost_nothing():
+  p_logits = jax.random.normal(jax.random.key(0), (2, 3, 5))
+  q_logits = jax.random.normal(jax.random.key(1), (2, 3, 5))
+  pad = lambda a: jnp.pad(
+      a, ((0, 0), (0, 0), (0, 2)), constant_values=-jnp.inf)
+  value, grad = jax.value_and_grad(losses.forward_kl, argnums=1)(
+      pad(p_logits), pad(q_logits))
+  np.testing.assert_allclose(
+      value, losses.forward_kl(p_logits, q_logits), rtol=1e-6)
+  assert np.isfinite(grad).all() and not np.abs(grad[..., 5:]).any()
+
+
 def test_muon_touches_kernels_and_adam_the_rest():
   model = contract.decoder_model(toy.config())
   params = model.init(jax.random.key(0))

@@ -226,3 +226,18 @@ def test_rounds_follow_each_other():
 def test_windows_too_short_for_the_levels_are_named():
   with pytest.raises(ValueError, match="length=4, expected at least levels=3"):
     dataclasses.replace(OPTIONS, length=4)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_padding_of_the_vocabulary_costs_nothing(name):
+  """Where the target has no logits, laws and heads that share its table."""
+  options = RECIPES[name]
+  target = contract.decoder_model(toy.config(real_vocab_size=toy.VOCAB - 2))
+  frozen = target.init(jax.random.key(0))
+  recipe = token_heads.recipe(options, target, frozen)
+  tokens = own_texts()[:2].astype(np.int32) % (toy.VOCAB - 2)
+  loss, grads = jax.jit(jax.value_and_grad(
+      lambda params: recipe.loss(params, frozen, tokens, jax.random.key(2))[0]
+  ))(recipe.init(jax.random.key(1)))
+  assert np.isfinite(loss)
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
