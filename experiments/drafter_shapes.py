@@ -33,6 +33,7 @@ BY_SYSTEM: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType({
     "medusa_1": _STATIC,
     "medusa_2": _STATIC,
     "bpd": _CHAIN,
+    "bpd_rescored": _CHAIN,
     "token_embedding_speculator": MappingProxyType({
         "chain": {"branching": (1, 1, 1), "candidates": 1},
         "tree": {"branching": (3, 1, 1), "candidates": 3}}),
@@ -47,7 +48,12 @@ BY_SYSTEM: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType({
     "kangaroo": _CHAIN,
     "eesd": _CHAIN,
     "glide": _CHAIN,
+    "glide_cape": MappingProxyType({"tree": {"widths": (3, 2, 1)}}),
     "eagle_2": _GROWN,
+    "eagle_1": _STATIC,
+    "ada_eagle": _CHAIN,
+    "fr_spec": _GROWN,
+    "vocab_trim": _GROWN,
     "eagle_3": _GROWN,
     "jakiro": _GROWN,
     "gumiho": MappingProxyType({
@@ -61,6 +67,10 @@ BY_SYSTEM: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType({
     "falcon": _STATIC,
     "poss": _GROWN,
 })
+
+# Systems that decode with a part of another one, which trains it.
+PARTS: Mapping[str, str] = MappingProxyType(
+    {"eagle_1": "eagle_2", "glide_cape": "glide"})
 
 
 def define(values: flags.FlagValues) -> None:

@@ -18,6 +18,7 @@ import time
 from typing import Any
 
 from absl import flags
+import jax
 import numpy as np
 from tqdm import auto as tqdm
 
@@ -100,31 +101,44 @@ def measure(values, bundle, choices, temperature, batch
     prompts = api.make_prompts(
         encoded, bundle.target.config.max_positions, values.max_new_tokens)
   keys = keys_lib.row_keys(values.seed, batch)
-  cases, counts = {}, {}
+  cases, first = {}, {}
   for choice in choices:
     system = choice.at(temperature)
     given = (system, choice.params, prompts, keys, values.max_new_tokens)
     cases[choice.name] = (*given[:2], choice.executor.start(*given),
                           choice.executor)
-    counts[choice.name] = counts_lib.stats(choice.executor.run(*given).counts)
+    first[choice.name] = first_decode(choice.executor, given)
   profiler = stages.Profiler(cases, _TIMERS[values.timer])
   for _ in tqdm.trange(values.samples, unit="sample",
                        desc=f"T={temperature:g}, batch {batch}"):
     profiler.sample()
   profiles = profiler.take()
-  return [row_of(c, temperature, batch, profiles, counts) for c in choices]
+  return [row_of(c, temperature, batch, profiles, *first[c.name])
+          for c in choices]
 
 
-def row_of(choice, temperature, batch, profiles, counts) -> dict[str, Any]:
+def first_decode(executor, given) -> tuple[counts_lib.Stats, float]:
+  """Counts of a decode, and by how many seconds the first took longer."""
+  seconds = []
+  for _ in range(2):
+    begin = time.perf_counter()
+    result = jax.block_until_ready(executor.run(*given))
+    seconds.append(time.perf_counter() - begin)
+  return counts_lib.stats(result.counts), seconds[0] - seconds[1]
+
+
+def row_of(choice, temperature, batch, profiles, stats, compile_seconds
+           ) -> dict[str, Any]:
   """What the card holds of one system."""
-  stats, profile = counts[choice.name], profiles[choice.name]
+  profile = profiles[choice.name]
   baseline, tau = profiles[choice.baseline], stats.block_efficiency
   return {
       "system": choice.name, "hyper_parameters": choice.hyper,
       "temperature": temperature, "batch": batch,
       "depth": choice.system.drafter.depth,
       "is_chain": getattr(choice.system.drafter, "max_children", 1) == 1,
-      "counts": stats.as_dict(), **profile.as_dict(),
+      "compile_seconds": compile_seconds, "counts": stats.as_dict(),
+      **profile.as_dict(),
       "predicted_speedup": costs_lib.predicted_speedup(
           tau, profile.forwards, baseline.forwards),
       "measured_speedup": tau * baseline.measured / profile.measured}
@@ -169,7 +183,8 @@ def text(rows: Sequence[Mapping[str, Any]]) -> str:
         "overhead": f"{row['overhead']['median']:+.1%}",
         "of the loop": f"{row['loop_overhead']['median']:+.1%}",
         "speed-up": report.number(row["measured_speedup"], 2, "x"),
-        "predicted": report.number(row["predicted_speedup"], 2, "x")})
+        "predicted": report.number(row["predicted_speedup"], 2, "x"),
+        "compile": report.number(row["compile_seconds"], 1)})
   return report.markdown(lines) + LEGEND
 
 
@@ -179,7 +194,8 @@ them. round: as the executor runs it. forwards: those of target and draft alone;
 in turn: the same, one after the other. overhead: round over forwards, minus
 one, median of paired samples; of the loop: round over forwards in turn.
 speed-up: tokens a round over rounds' times; predicted: the same from the
-forwards alone.
+forwards alone. compile: seconds that the first decode took longer than the
+second (with JAX_ENABLE_COMPILATION_CACHE=false nothing of earlier runs helps).
 """
 
 

@@ -26,6 +26,11 @@ import pytest  # pylint: disable=g-import-not-at-top
 from experiments import cells  # pylint: disable=g-import-not-at-top
 
 _BY_NAME = {"conformance", "exactness"}
+# What `make test-fast` leaves out, but for tests of these systems.
+_SLOW = {"conformance", "drafters", "experiments", "kernels", "systems",
+         "training", "mutations_test.py", "notebooks_test.py",
+         "distributed_test.py"}
+_ALWAYS = {"autoregressive", "speculative_sampling"}
 
 
 @pytest.hookimpl(tryfirst=True)  # Before xdist reads the marks.
@@ -35,11 +40,13 @@ def pytest_collection_modifyitems(items):
   Tests of one group share their compilations (`pytest -n 2 --dist=loadgroup`).
   """
   for item in items:
-    group = item.path.name
-    parameters = getattr(getattr(item, "callspec", None), "params", {})
-    if "name" in parameters and _BY_NAME.intersection(item.path.parts):
-      group = f"{group}-{parameters['name']}"
+    group, rooms = item.path.name, set(item.path.parts)
+    name = getattr(getattr(item, "callspec", None), "params", {}).get("name")
+    if name is not None and _BY_NAME & rooms:
+      group = f"{group}-{name}"
     item.add_marker(pytest.mark.xdist_group(group))
+    if _SLOW & rooms and name not in _ALWAYS:
+      item.add_marker(pytest.mark.slow)
 
 
 _TESTS_BETWEEN_COUNTS = 20

@@ -6,7 +6,6 @@ import pytest
 from tests import notebooks
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", notebooks.paths(), ids=lambda p: p.stem)
 def test_notebook_runs(path):
   executed = notebooks.execute(path, is_smoke=True)

@@ -23,7 +23,8 @@ from spec_jax.models import part_file
 from spec_jax.models import tokenizer as tokenizer_lib
 
 SHIPPED = pathlib.Path(__file__).parent.parent / "data"
-_CONFIG, _TOKENIZER, _PROMPTS = "bundle.json", "tokenizer.json", "prompts.jsonl"
+TOKENIZER = "tokenizer.json"  # A file of every bundle.
+_CONFIG, _PROMPTS = "bundle.json", "prompts.jsonl"
 _TARGET_FILE = "target.safetensors"
 
 
@@ -164,7 +165,7 @@ def save(folder: str | os.PathLike, name: str,
   for model_name, tree in params.items():
     _write_params(folder / f"{model_name}.safetensors", tree)
   text = pathlib.Path(tokenizer_file).read_text(encoding="utf-8")
-  (folder / _TOKENIZER).write_text(text, encoding="utf-8")
+  (folder / TOKENIZER).write_text(text, encoding="utf-8")
   (folder / _PROMPTS).write_text(
       "".join(json.dumps(row) + "\n" for row in prompts), encoding="utf-8")
   description = {"name": name, "models": {

@@ -20,11 +20,15 @@ _SHAPED = [(name, shape) for name in drafter_shapes.BY_SYSTEM
            for shape in drafter_shapes.shapes_of(name) if shape != "published"]
 
 
-def test_every_part_that_drafts_by_itself_has_shapes():
-  # The others add to a drafter that is trained without them.
-  adds = {"ada_eagle", "bpd_rescored", "cs_drafting", "fr_spec",
-          "mcsd_improved", "specdec_pp", "superposed", "vocab_trim"}
-  assert set(drafter_shapes.BY_SYSTEM) | adds == set(parts.TRAINERS)
+def test_every_head_and_net_has_shapes():
+  # The others race elsewhere: they add to a draft model, or draft without one.
+  others = {"cs_drafting", "mcsd_improved", "specdec_pp", "superposed"}
+  borrowed = set(drafter_shapes.PARTS)
+  assert set(drafter_shapes.BY_SYSTEM) | others == (
+      set(parts.TRAINERS) | borrowed)
+  names = list(drafter_shapes.BY_SYSTEM)
+  for name, owner in drafter_shapes.PARTS.items():
+    assert names.index(owner) < names.index(name)
 
 
 @pytest.mark.parametrize("name, shape", _SHAPED)
@@ -70,6 +74,20 @@ def test_a_race_trains_decodes_and_goes_on(
     monkeypatch.setattr(*measure, lambda *_: 1 / 0)  # Nothing is done again.
   with jax.numpy_dtype_promotion("standard"):
     assert drafter_race.main(arguments) == 0
+
+
+def test_parts_that_are_counted_or_of_another_system(tiny, tmp_path):
+  out = tmp_path / "out"
+  assert drafter_race.main([
+      f"--models={tiny}", f"--corpus={corpus(tmp_path / 'corpus')}",
+      "--system=bpd_rescored,eagle_1", "--shape=chain", "--temperature=0",
+      "--max_new_tokens=4", "--num_prompts=1", "--repeats=1",
+      f"--out={out}"]) == 0
+  card = json.loads((out / "drafter_race.json").read_text())
+  assert [row["system"] for row in card["rows"]] == ["bpd_rescored", "eagle_1"]
+  assert all(set(row["part"]) == {"parameters"} for row in card["rows"])
+  verdicts = {row["verdict"] for row in card["claims"]}
+  assert verdicts == {"not measured"}
 
 
 @pytest.mark.parametrize("arguments, message", [

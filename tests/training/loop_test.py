@@ -101,7 +101,6 @@ def _wait_for_rows(path, count, process):
     time.sleep(0.005)
 
 
-@pytest.mark.slow
 def test_kill_minus_nine_leaves_the_curve_as_it_would_have_been(tmp_path):
   corpus = tmp_path / "corpus"
   corpus.mkdir()
