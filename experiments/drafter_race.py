@@ -115,40 +115,59 @@ def _trained(values, bench, name):
   key = {"models": cells.fingerprint(bench.bundle), "system": name,
          "minutes": values.minutes, "steps": values.steps,
          "seed": values.seed, **changes}
-  path = cells.path_of(
-      report.make_folder(bench.folder / "cells"), f"{name}-training", key)
+  is_counted = not hasattr(parts.recipe_of(name), "num_steps")
   file = bench.folder / part_file.FOLDER / f"{name}.safetensors"
+  path = _cell(bench, f"{name}-training", key)
   if not file.exists():
     path.unlink(missing_ok=True)
-  row = cells.finish(path, key, functools.partial(
-      _fit, values, bench, name, changes))
+  row = _finished(path, key, _count if is_counted else functools.partial(
+      _fit, values, key, changes), bench, name)
+  hyper, params = part_file.read(file, bench.made_for)
+  return row, bench.with_part(name, hyper, params)
+
+
+def _cell(bench, stem, key):
+  return cells.path_of(report.make_folder(bench.folder / "cells"), stem, key)
+
+
+def _finished(path, key, measure_fn, *args):
+  """A cell's result; raises ValueError with its error."""
+  row = cells.finish(path, key, functools.partial(measure_fn, *args))
   if "error" in row:
     raise ValueError(row["error"])
-  hyper, params = part_file.read(file, bench.made_for)
-  return row["result"], bench.with_part(name, hyper, params)
+  return row["result"]
 
 
-def _fit(values, bench, name, changes):
+def _count(bench, name):
+  """Writes a part that no steps are taken for."""
+  hyper, params = bench.fit(name, {}, contextlib.nullcontext)
+  bench.write(bench.folder, name, hyper, params)
+  return {"parameters": _size(params)}
+
+
+def _fit(values, key, changes, bench, name):
   """Trains a part within the budget and writes it."""
-  if not hasattr(parts.recipe_of(name), "num_steps"):
-    hyper, params = bench.fit(name, {}, contextlib.nullcontext)  # Counted.
-    bench.write(bench.folder, name, hyper, params)
-    return {"parameters": _size(params)}
-  steps = values.steps
-  if steps is None:
-    scratch = bench.folder / "probe" / name
-    shutil.rmtree(scratch, ignore_errors=True)
-    laps = Laps()
-    bench.fit(name, changes | {"num_steps": _PROBE_STEPS}, laps, scratch)
-    steps = max(2, int(60 * values.minutes / laps.seconds_per_step))
-    shutil.rmtree(scratch)
+  # A cell of its own: a training that goes on takes as many steps as planned.
+  seconds = _finished(_cell(bench, f"{name}-probe", key), key, _probe, changes,
+                      bench, name)["seconds_per_step"]
+  steps = values.steps or max(2, int(60 * values.minutes / seconds))
   laps = Laps(name)
   hyper, params = bench.fit(name, changes | {"num_steps": steps}, laps)
   bench.write(bench.folder, name, hyper, params)
   log = loop.read_log(bench.folder / name / loop.LOG_NAME)
   judged = [row for row in log if any(k.startswith("eval_") for k in row)]
   return {"parameters": _size(params), "steps": steps,
-          "seconds_per_step": laps.seconds_per_step, "judged": judged}
+          "seconds_per_step": laps.seconds_per_step or seconds,
+          "judged": judged}
+
+
+def _probe(changes, bench, name):
+  """The time of a step, of a few that are thrown away."""
+  scratch, laps = bench.folder / "probe" / name, Laps()
+  shutil.rmtree(scratch, ignore_errors=True)
+  bench.fit(name, changes | {"num_steps": _PROBE_STEPS}, laps, scratch)
+  shutil.rmtree(scratch)
+  return {"seconds_per_step": laps.seconds_per_step}
 
 
 class Laps:
@@ -172,9 +191,10 @@ class Laps:
       yield on_step
 
   @property
-  def seconds_per_step(self) -> float:
+  def seconds_per_step(self) -> float | None:
     """Median; the first steps compile, evaluations are outliers."""
-    return float(np.median(self._seconds[2:] or self._seconds))
+    seconds = self._seconds[2:] or self._seconds
+    return float(np.median(seconds)) if seconds else None
 
 
 def _size(params):

@@ -70,6 +70,14 @@ def test_a_race_trains_decodes_and_goes_on(
              for cell in row["decoded"])
   assert "| eagle_2, tree " in capsys.readouterr().out
   assert (out / "drafter_race.png").stat().st_size > 1000
+  # As if interrupted between the last step and what is written then.
+  (finished,) = (out / "cells").glob("eagle_2-training-*.json")
+  finished.unlink()
+  with jax.numpy_dtype_promotion("standard"):
+    assert drafter_race.main(arguments) == 0
+  (again,) = json.loads((out / "drafter_race.json").read_text())["rows"]
+  assert again["part"]["steps"] == row["part"]["steps"]
+  assert again["part"]["seconds_per_step"] > 0
   for measure in (drafter_race, "_fit"), (benchmark, "measure"):
     monkeypatch.setattr(*measure, lambda *_: 1 / 0)  # Nothing is done again.
   with jax.numpy_dtype_promotion("standard"):
