@@ -112,7 +112,7 @@ def _trained(values, bench, name):
   changes = {"own_windows": values.own_windows}
   if values.batch is not None:
     changes["batch"] = values.batch
-  key = {"models": cells.fingerprint(bench.bundle), "system": name,
+  key = {"target": bench.made_for, "system": name,
          "minutes": values.minutes, "steps": values.steps,
          "seed": values.seed, **changes}
   is_counted = not hasattr(parts.recipe_of(name), "num_steps")

@@ -25,14 +25,13 @@ round: median milliseconds, and over one token of plain decoding.
 def part_line(row: Mapping[str, Any]) -> dict[str, str]:
   """One drafter's part, and its training where it was trained here."""
   part = row["part"]
-  line = {"part": f"`{row['system']}`",
-          "parameters": f"{part['parameters'] / 1e6:.2f}M"}
-  if "steps" not in part:
-    return line
-  last = part["judged"][-1]
-  return line | {
-      "steps": str(part["steps"]),
-      "trained": f"{part['steps'] * part['seconds_per_step']:.0f}"} | {
+  steps, seconds = part.get("steps"), part.get("seconds_per_step")
+  last = part["judged"][-1] if part.get("judged") else {}
+  return {
+      "part": f"`{row['system']}`",
+      "parameters": f"{part['parameters'] / 1e6:.2f}M",
+      "steps": report.number(steps, 0),
+      "trained": report.number(steps and steps * seconds, 0)} | {
           str(d): report.number(last.get(f"eval_accept_{d}"))
           for d in range(1, _DEPTHS + 1)}
 

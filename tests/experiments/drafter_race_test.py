@@ -10,6 +10,7 @@ import pytest
 from experiments import benchmark
 from experiments import drafter_race
 from experiments import drafter_shapes
+from experiments import drafter_table
 from experiments import parts
 from spec_jax import systems
 from spec_jax.training import data
@@ -121,3 +122,14 @@ def test_without_training_the_bundle_must_have_the_part(
   out = capsys.readouterr().out
   assert "void: scylla" in out and "tiny has no part 'scylla'" in out
   assert "| medusa_1, chain " in out
+
+
+def test_a_table_of_parts_with_and_without_steps():
+  trained = {"system": "bpd", "part": {
+      "parameters": 10 ** 6, "steps": 4, "seconds_per_step": 0.5,
+      "judged": [{"eval_accept_1": 0.25}]}}
+  counted = {"system": "bpd_rescored", "part": {"parameters": 10}}
+  full, bare = map(drafter_table.part_line, (trained, counted))
+  assert (full["steps"], full["trained"], full["1"], full["2"]) == (
+      "4", "2", "0.25", "-")
+  assert set(bare) == set(full) and bare["steps"] == bare["1"] == "-"
