@@ -34,6 +34,7 @@ from tests.exactness import rules_test
 from tests.exactness import tree_law
 from tests.exactness import trees_test
 from tests.models import decoder_test
+from tests.models import draft_vocabulary_test
 from tests.stores import suffix_automaton_test
 from tests.systems.features import glide_test
 from tests.systems.features import jakiro_test
@@ -325,6 +326,16 @@ def small_vocabulary():
   feature_drafter_test.test_trees_of_a_small_vocabulary_are_those_of_its_laws()
 
 
+def loaded_vocabulary():
+  """Rows of a published head stand for the tokens that it marks."""
+  draft_vocabulary_test.test_rows_stand_for_the_tokens_that_are_marked()
+
+
+def written_vocabulary():
+  """What is written for others to read is what they published."""
+  draft_vocabulary_test.test_what_is_written_is_what_was_read()
+
+
 def levels_without_a_forward():
   """What was said of tokens further ahead stays below its own nodes."""
   jakiro_test.test_last_level_hangs_below_the_nodes_it_was_guessed_from()
@@ -395,6 +406,8 @@ CHECKS = {
     "stable pairs": stable_pairs,
     "drafts of a feature net": feature_drafts,
     "small vocabulary": small_vocabulary,
+    "loaded vocabulary": loaded_vocabulary,
+    "written vocabulary": written_vocabulary,
     "levels without a forward": levels_without_a_forward,
     "laws of blocks": laws_of_blocks,
     "grounds of heads": grounds_of_heads,

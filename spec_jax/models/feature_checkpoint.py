@@ -1,38 +1,38 @@
-"""Loads published EAGLE drafts for a target, strictly, and writes them.
+"""Loads published EAGLE drafts for a target, strictly.
 
 Three layouts are told apart by what the folder says: EAGLE-1 and 2 (one set of
 files), EAGLE-3 as its authors publish it, and EAGLE-3 in the layout of
-`speculators` (vllm-project), which is also what `save_speculators` writes. As
-in `checkpoint`, every tensor is used once or the load fails with one error.
+`speculators` (vllm-project), which is also what `feature_export` writes. As in
+`checkpoint`, every tensor is used once or the load fails with one error.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from typing import Any
 
 from flax import traverse_util
-import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 
 from spec_jax.models import architectures
 from spec_jax.models import config as config_lib
 from spec_jax.models import contract
-from spec_jax.models import export
+from spec_jax.models import draft_vocabulary
 from spec_jax.models import feature_model
 from spec_jax.models import hf_config
 from spec_jax.models import tensor_files
 from spec_jax.models import tensor_layout
 
+AUX_LAYERS = "eagle_aux_hidden_state_layer_ids"
+_FILES = ("model", "pytorch_model")
 _EMBEDDING = "embed_tokens.weight"
 # What the layers of a net may have otherwise than those of its target.
 _LAYER_FIELDS = (
     "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_ff",
     "max_positions", "norm", "norm_eps", "mlp", "rope_theta", "rope_scaling",
-    "qkv_bias", "out_bias", "mlp_bias", "qk_norm")
+    "qkv_bias", "out_bias", "mlp_bias", "qk_norm", "attn_softcap",
+    "query_scale")
 # Variants of EAGLE-3 that the net has no word for; each must be absent or off.
 _FOREIGN = ("norm_before_fc", "fc_norm", "norm_output", "input_norm")
 
@@ -60,7 +60,8 @@ def load_eagle(path: str | os.PathLike, target: contract.LinenModel,
   """A trained part of a folder, to be put among those of a bundle.
 
   Args:
-    path: folder with config.json and safetensors.
+    path: folder with config.json and the tensors, as safetensors or as torch
+      saved them, which is read without torch.
     target: the model that the draft was trained for.
     target_params: its parameters; an embedding in the folder must be theirs.
     dtype: of the parameters, except norms.
@@ -73,7 +74,7 @@ def load_eagle(path: str | os.PathLike, target: contract.LinenModel,
     ValueError: anything missing, extra, misshapen, or of another target.
   """
   layout = _layout(pathlib.Path(path), target.config)
-  files = tensor_files.TensorFiles(path)
+  files = tensor_files.open_folder(path, _FILES)
   parts = list(_parts(layout, target.config.d_model))
   problems = files.problems + _mismatches(layout, parts, files, target.config)
   if not problems:
@@ -89,7 +90,8 @@ def load_eagle(path: str | os.PathLike, target: contract.LinenModel,
   params = traverse_util.unflatten_dict(params)
   if layout.head_size:
     params[feature_model.TOKEN_IDS] = jnp.asarray(
-        _token_ids(path, layout, files, target.vocab_size))
+        draft_vocabulary.read(
+            path, files, layout.head_size, target.vocab_size))
   return layout.hyper, params
 
 
@@ -124,21 +126,44 @@ def _layout(folder, target):
     return _Layout(config, {"layers": layers, "use_bias": bias}, "layers.{}.",
                    0)
   size = raw.get("draft_vocab_size") or config.vocab_size
-  taps = _aux_layers(raw) or feature_model.three_depths(target.num_layers)
   fusion = "attend_normed" if raw.get("norm_before_residual") else "attend"
   if config.num_layers != 1:
     raise ValueError(f"{folder}/config.json: num_hidden_layers="
                      f"{config.num_layers}, an EAGLE-3 draft has 1.")
   return _Layout(
-      config, {"layers": layers, "taps": list(taps), "fusion": fusion,
-               "head_size": size},
+      config, {"layers": layers, "taps": _taps(folder, raw, target.num_layers),
+               "fusion": fusion, "head_size": size},
       "layers.{}." if is_speculators else "midlayer.", size)
 
 
-def _aux_layers(raw):
-  """Layers whose input is read, if config.json says so."""
-  key = "eagle_aux_hidden_state_layer_ids"
-  return raw.get(key) or raw.get("eagle_config", {}).get(key)
+def _taps(folder, raw, num_layers):
+  """The layers of the target that config.json names, or EAGLE-3's own choice.
+
+  A tap is what enters a layer. Speculators and vLLM count so, at the top level;
+  SpecForge and SGLang list, below "eagle_config", the layers it leaves.
+  """
+  nested = raw.get("eagle_config") or {}
+  if not isinstance(nested, dict):
+    raise ValueError(f"{folder}/config.json: eagle_config={nested!r}, expected"
+                     " an object.")
+  for key, found, shift in ((AUX_LAYERS, raw.get(AUX_LAYERS), 0),
+                            (f"eagle_config.{AUX_LAYERS}",
+                             nested.get(AUX_LAYERS), 1)):
+    if not found:
+      continue
+    if not is_rising(found, -shift, num_layers - shift):
+      raise ValueError(
+          f"{folder}/config.json: {key}={found!r}, expected three rising whole"
+          f" numbers from {-shift} to {num_layers - shift}.")
+    return [layer + shift for layer in found]
+  return list(feature_model.three_depths(num_layers))
+
+
+def is_rising(layers: Any, first: int, last: int) -> bool:
+  """Whether these are three rising whole numbers from `first` to `last`."""
+  return (isinstance(layers, (list, tuple)) and len(layers) == 3
+          and all(type(layer) is int for layer in layers)
+          and first <= layers[0] < layers[1] < layers[2] <= last)
 
 
 def _parts(layout, width):
@@ -192,13 +217,15 @@ def _mismatches(layout, parts, files, target):
       lines.append(f"{name}: expected shape {shape}, found {found}")
     elif not files.is_floating(name):
       lines.append(f"{name}: expected floats, found {files.dtypes[name]}")
-  optional = {_EMBEDDING: (target.vocab_size, target.d_model)}
+  others = files.shapes.keys() - expected.keys()
   if layout.head_size:
-    optional |= {"d2t": (layout.head_size,), "t2d": (target.vocab_size,)}
-  for name in sorted(files.shapes.keys() - expected.keys()):
-    if files.shapes[name] != optional.get(name):
-      lines.append(f"extra {name}: found shape {files.shapes[name]}")
-  return lines
+    others -= set(draft_vocabulary.NAMES)
+    lines += draft_vocabulary.problems(
+        files, layout.head_size, target.vocab_size)
+  if files.shapes.get(_EMBEDDING) == (target.vocab_size, target.d_model):
+    others.discard(_EMBEDDING)
+  return lines + [f"extra {name}: found shape {files.shapes[name]}"
+                  for name in sorted(others)]
 
 
 def _foreign_embedding(files, target_params):
@@ -213,88 +240,3 @@ def _foreign_embedding(files, target_params):
     return []
   return [f"{_EMBEDDING}: expected the target's, differs by up to {gap:.3f} of"
           " its largest weight"]
-
-
-def _token_ids(path, layout, files, vocab_size):
-  """`i32[Z]`; the file holds offsets: row i is token `i + d2t[i]`."""
-  rows = np.arange(layout.head_size)
-  if "d2t" not in files.shapes:
-    if layout.head_size != vocab_size:
-      raise ValueError(
-          f"{path}: no tensor d2t, expected one: the head has"
-          f" {layout.head_size} rows, the vocabulary {vocab_size} tokens.")
-    return rows.astype(np.int32)
-  ids = rows + files.read("d2t").astype(np.int64)
-  is_map = (np.diff(ids) > 0).all() and 0 <= ids[0] and ids[-1] < vocab_size
-  if not is_map:
-    raise ValueError(
-        f"{path}: row + d2t gives {ids[:4].tolist()} ... {ids[-1]}, expected"
-        f" rising token ids below {vocab_size}: d2t holds offsets.")
-  if "t2d" in files.shapes:
-    known = np.flatnonzero(files.read("t2d"))
-    if not np.array_equal(known, ids):
-      raise ValueError(f"{path}: t2d marks {known.size} tokens, expected the"
-                       f" {ids.size} that d2t leads to.")
-  return ids.astype(np.int32)
-
-
-def save_speculators(folder: str | os.PathLike,
-                     model: feature_model.FeatureModel, params: Any,
-                     verifier: str = "", num_drafts: int = 3) -> None:
-  """Writes an EAGLE-3 net in the layout of `speculators`.
-
-  Args:
-    folder: made if it does not exist.
-    model: the net; a Llama layer with a head of its own.
-    params: of the drafter, by part.
-    verifier: name or path of the target, for those who read the folder.
-    num_drafts: tokens that a server should draft.
-
-  Raises:
-    ValueError: for a net that the layout has no word for.
-  """
-  net, own = model.net, params[model.part]
-  if net.fusion == "project" or not net.head_size or len(net.taps) != 3:
-    raise ValueError(
-        f"fusion={net.fusion!r}, head_size={net.head_size}, taps={net.taps}:"
-        " expected an EAGLE-3 net, which attends to three taps and has a head.")
-  export.check_llama(net.config)
-  folder = pathlib.Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
-  own = jax.tree.map(np.asarray, jax.device_get(own))
-  ids = own.get(feature_model.TOKEN_IDS, np.arange(net.head_size))
-  known = np.zeros(model.vocab_size, bool)
-  known[ids] = True
-  block = export.layer_tensors(net.config, {
-      **own["layers_0"], "attn_norm": own["fuse"]["embed_norm"]})
-  tensors = {f"layers.0.{name}": value for name, value in block.items()} | {
-      "layers.0.hidden_norm.weight": own["fuse"]["feature_norm"]["scale"],
-      "fc.weight": own["entry"]["entry"]["kernel"].T / np.float32(
-          net.tap_scale),
-      "norm.weight": own["head_norm"]["scale"], "lm_head.weight": own["head"],
-      "d2t": (ids - np.arange(len(ids))).astype(np.int64), "t2d": known}
-  safetensors.numpy.save_file(
-      {name: np.ascontiguousarray(value) for name, value in tensors.items()},
-      folder / "model.safetensors", {"format": "pt"})
-  (folder / "config.json").write_text(json.dumps(
-      _config(model, verifier, num_drafts), indent=1) + "\n")
-
-
-def _config(model, verifier, num_drafts):
-  net = model.net
-  layer = export.config_fields(
-      dataclasses.replace(net.config, vocab_size=model.vocab_size), None)
-  return {
-      "architectures": ["Eagle3Speculator"],
-      "speculators_model_type": "eagle3",
-      "speculators_config": {
-          "algorithm": "eagle3", "default_proposal_method": "greedy",
-          "proposal_methods": [{"proposal_type": "greedy",
-                                "speculative_tokens": num_drafts}],
-          "verifier": {"name_or_path": verifier, "architectures": []}},
-      "transformer_layer_config": layer,
-      "draft_vocab_size": net.head_size,
-      "norm_before_residual": net.fusion == "attend_normed",
-      "target_hidden_size": None,
-      "eagle_aux_hidden_state_layer_ids": list(net.taps),
-  }

@@ -12,13 +12,13 @@ from typing import Any
 
 from flax import traverse_util
 import jax.numpy as jnp
+import numpy as np
 
 from spec_jax.models import bundle as bundle_lib
 from spec_jax.models import contract
 from spec_jax.models import head_layout
 from spec_jax.models import hf_config
 from spec_jax.models import tensor_files
-from spec_jax.models import torch_files
 
 _FILES = ("medusa_lm_head", "hydra_lm_head", "model", "pytorch_model")
 
@@ -31,18 +31,25 @@ class Heads:
     system: the system that drafts with them.
     hyper: what `Parts.head(system)` returns.
     params: in float32.
+    tuned: hyper-parameters of the system that were published with them, such
+      as a tree.
   """
 
   system: str
   hyper: dict[str, Any]
   params: Any
+  tuned: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def add(bundle: bundle_lib.Bundle, path: str | os.PathLike
         ) -> bundle_lib.Bundle:
-  """The bundle with the heads of a folder; see `load`."""
+  """The bundle with the heads of a folder and what suits them; see `load`."""
   heads = load(path, bundle.target)
-  return bundle.with_head(heads.system, heads.hyper, heads.params)
+  grown = bundle.with_head(heads.system, heads.hyper, heads.params)
+  if not heads.tuned:
+    return grown
+  return dataclasses.replace(
+      grown, tuned={**bundle.tuned, heads.system: heads.tuned})
 
 
 def load(path: str | os.PathLike, target: contract.LinenModel) -> Heads:
@@ -71,7 +78,7 @@ def load(path: str | os.PathLike, target: contract.LinenModel) -> Heads:
     raise ValueError(
         f"{folder / 'config.json'} is of no draft heads known here:"
         f" model_type={config.get('model_type')!r}, keys {sorted(config)}.")
-  files = _open(folder)
+  files = tensor_files.open_folder(folder, _FILES)
   try:
     layout = known[0](config, files.shapes, target)
   except KeyError as error:
@@ -87,20 +94,8 @@ def load(path: str | os.PathLike, target: contract.LinenModel) -> Heads:
   flat = {part.path: jnp.asarray(part.build(
       [files.read(name) for name in part.sources]).astype("float32"))
           for part in layout.parts}
-  return Heads(layout.system, layout.hyper, traverse_util.unflatten_dict(flat))
-
-
-def _open(folder):
-  for stem in _FILES:
-    for suffix in (".pt", ".bin"):
-      if (folder / f"{stem}{suffix}").is_file():
-        return torch_files.TorchFile(folder / f"{stem}{suffix}")
-    if (folder / f"{stem}.safetensors").is_file() or (
-        folder / f"{stem}.safetensors.index.json").is_file():
-      return tensor_files.TensorFiles(folder, f"{stem}.safetensors")
-  raise ValueError(
-      f"{folder} holds {sorted(file.name for file in folder.iterdir())},"
-      f" expected one of {_FILES} as .safetensors, .pt or .bin.")
+  return Heads(layout.system, layout.hyper, traverse_util.unflatten_dict(flat),
+               layout.tuned)
 
 
 def _mismatches(layout, files):
@@ -116,7 +111,18 @@ def _mismatches(layout, files):
                    f" {files.shapes[name]}")
     elif not files.is_floating(name):
       lines.append(f"not a float {name}: found dtype {files.dtypes[name]}")
-  lines += [f"extra {name}: found shape {files.shapes[name]}"
-            for name in sorted(files.shapes.keys() - expected.keys())
-            if not re.fullmatch(layout.ignored, name)]
+  for name in sorted(files.shapes.keys() - expected.keys()):
+    if name in layout.copies:
+      lines += _other_than(layout.copies[name], name, files)
+    elif not re.fullmatch(layout.ignored, name):
+      lines.append(f"extra {name}: found shape {files.shapes[name]}")
   return lines
+
+
+def _other_than(source, name, files):
+  """A tied tensor may stand in the file again, but not as another one."""
+  if source in files.shapes and np.array_equal(
+      files.read(source), files.read(name)):
+    return []
+  return [f"extra {name}: differs from {source}, but config.json says"
+          " tie_weights"]

@@ -32,12 +32,16 @@ class Layout:
     hyper: their hyper-parameters.
     parts: of all parameters.
     ignored: pattern of tensors that belong to others, or to nothing.
+    copies: tensors that may be there, -> which other one they repeat.
+    tuned: hyper-parameters of the system that were published with the heads.
   """
 
   system: str
   hyper: dict[str, Any]
   parts: list[tensor_layout.Part]
   ignored: str = ""
+  copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  tuned: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def medusa(config: Mapping[str, Any], shapes: Shapes,
@@ -45,8 +49,13 @@ def medusa(config: Mapping[str, Any], shapes: Shapes,
   """Heads alone, with or without output heads, or beside their own base."""
   is_beside = any(name.startswith("medusa_head.") for name in shapes)
   prefix = "medusa_head." if is_beside else ""
-  # Published configs state fewer heads than their files hold.
+  # Published configs state fewer heads than their files hold, never more.
   num = _count(rf"{prefix}(\d+)\.0\.linear\.weight", shapes)
+  stated = _whole(config, "medusa_num_heads")
+  if num < stated:
+    raise ValueError(
+        f"medusa_num_heads={stated}, the file holds {num} heads: it has no"
+        f" {prefix}{num}.0.linear.weight.")
   layers = config.get("medusa_num_layers", 1)
   is_shared = f"{prefix}0.{layers}.weight" not in shapes
   hyper = {"num_heads": num, "num_layers": layers, "is_shared": is_shared}
@@ -160,7 +169,7 @@ def hydra(config: Mapping[str, Any], shapes: Shapes,
 def speculator(config: Mapping[str, Any], shapes: Shapes,
                target: contract.LinenModel) -> Layout:
   """The MLP speculator; tied tensors may be there once or as often as used."""
-  width, num = target.config.d_model, config["n_predict"]
+  width, num = target.config.d_model, _whole(config, "n_predict")
   if config["emb_dim"] != width:
     raise ValueError(
         f"emb_dim={config['emb_dim']}, the target's features have {width}.")
@@ -184,8 +193,32 @@ def speculator(config: Mapping[str, Any], shapes: Shapes,
       "token_embedding_speculator",
       {"num_stages": num, "inner": size, "is_tied": is_tied,
        "scales_input": bool(config.get("scale_input"))}, parts,
-      rf"{re.escape(prefix)}(emb|head|ln|proj)\.\d+\.(weight|bias)"
-      if is_tied else "")
+      copies=_tied(prefix, num) if is_tied else {},
+      tuned=_candidates(config, num))
+
+
+def _tied(prefix, num):
+  """What the stages share, -> where it is read; the first projects alone."""
+  return {f"{prefix}{kind}.{i}.{array}": f"{prefix}{kind}.{first}.{array}"
+          for kind, first, array in (
+              ("emb", 0, "weight"), ("head", 0, "weight"), ("ln", 0, "weight"),
+              ("ln", 0, "bias"), ("proj", 1, "weight"))
+          for i in range(first + 1, num)}
+
+
+def _candidates(config, num):
+  """The tree that an MLP speculator was published with, as far as it says."""
+  tuned = {}
+  tops = config.get("top_k_tokens_per_head")
+  if tops is not None:
+    if not isinstance(tops, list) or len(tops) != num or any(
+        type(top) is not int or top < 1 for top in tops):
+      raise ValueError(f"top_k_tokens_per_head={tops!r}, expected n_predict="
+                       f"{num} whole numbers above 0.")
+    tuned["branching"] = tuple(tops)
+  if config.get("n_candidates") is not None:
+    tuned["candidates"] = _whole(config, "n_candidates")
+  return tuned
 
 
 def redrafter(config: Mapping[str, Any], shapes: Shapes,
@@ -232,6 +265,12 @@ def _linear(path: str, name: str, num_in: int, num_out: int,
               lambda x: x[0].T)
   if is_bias:
     yield _part((path, "bias"), {f"{name}.bias": (num_out,)})
+
+
+def _whole(config, key):
+  if type(config[key]) is not int or config[key] < 1:
+    raise ValueError(f"{key}={config[key]!r}, expected a whole number above 0.")
+  return config[key]
 
 
 def _count(pattern, shapes):

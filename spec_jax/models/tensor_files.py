@@ -1,6 +1,9 @@
-"""The tensors of a folder of safetensors, one file or shards with an index."""
+"""The tensors of a folder, in one file or in shards with an index.
 
-import collections
+Files are safetensors or what torch saved, told apart by their names.
+"""
+
+from collections.abc import Sequence
 import os
 import pathlib
 
@@ -8,9 +11,10 @@ import numpy as np
 import safetensors
 
 from spec_jax.models import hf_config
+from spec_jax.models import torch_files
 
 _SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
+_SUFFIXES = (".pt", ".bin", ".safetensors")
 _FLOATING = ("F64", "F32", "F16", "BF16")
 
 
@@ -28,25 +32,27 @@ class TensorFiles:
 
     Args:
       path: the folder.
-      single: the file that may hold all of them.
+      single: the file that may hold all of them; the index of shards is called
+        like it, see `index_of`.
 
     Raises:
       ValueError: no weights, a missing shard, or a broken file.
     """
     folder = pathlib.Path(path)
     self.shapes, self.dtypes = {}, {}
-    self._found = collections.defaultdict(list)
-    index = _read_index(folder, single)
+    self._found = {}  # Tensor -> the files that hold it, by name.
+    self._index_name = index_of(single)
+    index = self._read_index(folder, single)
     names = sorted(set(index.values())) if index else [single]
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
       raise ValueError(
           f"{folder}: weight files {absent} are missing"
-          + (f", listed in {_INDEX}." if index else f"; it holds"
-             f" {sorted(file.name for file in folder.iterdir())}. Expected"
-             f" {single} or {_INDEX}."))
+          + (f", listed in {self._index_name}." if index else f"; it holds"
+             f" {_listing(folder)}. Expected {single} or"
+             f" {self._index_name}."))
     for name in names:
-      self._read_header(folder / name)
+      self._take_in(name, _open(folder / name))
     self.problems = self._contradictions(index)
 
   def is_floating(self, name: str) -> bool:
@@ -54,41 +60,87 @@ class TensorFiles:
 
   def read(self, name: str) -> np.ndarray:
     """The contents of one tensor."""
-    with _open(self._found[name][0]) as tensors:
-      return tensors.get_tensor(name)
+    return next(iter(self._found[name].values())).read(name)
 
-  def _read_header(self, file):
-    with _open(file) as tensors:
+  def _read_index(self, folder, single):
+    """Tensor -> shard; empty when all tensors are in one file."""
+    source = folder / self._index_name
+    if (folder / single).is_file() or not source.is_file():
+      return {}
+    index = hf_config.read_json(source).get("weight_map")
+    if not isinstance(index, dict) or not index:
+      raise ValueError(f"{source}: expected a 'weight_map'.")
+    return index
+
+  def _take_in(self, name, file):
+    self.shapes |= file.shapes
+    self.dtypes |= file.dtypes
+    for tensor in file.shapes:
+      self._found.setdefault(tensor, {})[name] = file
+
+  def _contradictions(self, index):
+    lines = [f"twice {tensor}: in {list(files)}"
+             for tensor, files in self._found.items() if len(files) > 1]
+    return lines + [
+        f"not in its shard {tensor}: {self._index_name} says {shard}"
+        for tensor, shard in index.items()
+        if shard not in self._found.get(tensor, ())]
+
+
+class _SafetensorsFile:
+  """One file, as `torch_files.TorchFile` is one."""
+
+  def __init__(self, path):
+    self._path = path
+    self.shapes, self.dtypes = {}, {}
+    with self._tensors() as tensors:
       for name in tensors.keys():
         info = tensors.get_slice(name)
         self.shapes[name] = tuple(info.get_shape())
         self.dtypes[name] = info.get_dtype()
-        self._found[name].append(file)
 
-  def _contradictions(self, index):
-    lines = []
-    for name, files in self._found.items():
-      if len(files) > 1:
-        lines.append(f"twice {name}: in {[file.name for file in files]}")
-    for name, shard in index.items():
-      if shard not in [file.name for file in self._found.get(name, ())]:
-        lines.append(f"not in its shard {name}: {_INDEX} says {shard}")
-    return lines
+  def read(self, name):
+    with self._tensors() as tensors:
+      return tensors.get_tensor(name)
+
+  def _tensors(self):
+    try:
+      return safetensors.safe_open(self._path, framework="numpy")
+    except (safetensors.SafetensorError, OSError) as error:
+      raise ValueError(f"{self._path}: broken or truncated safetensors file:"
+                       f" {error}") from error
 
 
-def _read_index(folder, single):
-  """Tensor -> shard; empty when all tensors are in one file."""
-  if (folder / single).is_file() or not (folder / _INDEX).is_file():
-    return {}
-  index = hf_config.read_json(folder / _INDEX).get("weight_map")
-  if not isinstance(index, dict) or not index:
-    raise ValueError(f"{folder / _INDEX}: expected a 'weight_map'.")
-  return index
+def index_of(single: str) -> str:
+  """What the index is called where the tensors of a file lie in shards."""
+  return f"{single}.index.json"
+
+
+def open_folder(path: str | os.PathLike, stems: Sequence[str]) -> TensorFiles:
+  """The tensors of a folder whose files may have several names.
+
+  Args:
+    path: the folder.
+    stems: names without an ending; the first one that is there counts.
+
+  Raises:
+    ValueError: none of them is there, or see `TensorFiles`.
+  """
+  folder = pathlib.Path(path)
+  for single in [stem + suffix for stem in stems for suffix in _SUFFIXES]:
+    if (folder / single).is_file() or (folder / index_of(single)).is_file():
+      return TensorFiles(folder, single)
+  raise ValueError(
+      f"{folder} holds {_listing(folder)}, expected one of {tuple(stems)} as"
+      f" {', '.join(_SUFFIXES)}.")
 
 
 def _open(file):
-  try:
-    return safetensors.safe_open(file, framework="numpy")
-  except (safetensors.SafetensorError, OSError) as error:
-    raise ValueError(
-        f"{file}: broken or truncated safetensors file: {error}") from error
+  """What is not called safetensors was saved by torch."""
+  if file.suffix == ".safetensors":
+    return _SafetensorsFile(file)
+  return torch_files.TorchFile(file)
+
+
+def _listing(folder):
+  return sorted(file.name for file in folder.iterdir())

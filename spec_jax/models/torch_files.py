@@ -30,10 +30,7 @@ class TorchFile:
   Attributes:
     shapes: tensor -> shape.
     dtypes: tensor -> dtype as safetensors calls it.
-    problems: nothing; a file does not contradict itself.
   """
-
-  problems: tuple[str, ...] = ()
 
   def __init__(self, path: str | os.PathLike):
     """Reads the file.
@@ -61,9 +58,6 @@ class TorchFile:
     self._tensors = dict(state)
     self.shapes = {key: a.shape for key, a in state.items()}
     self.dtypes = {key: _NAMES[a.dtype] for key, a in state.items()}
-
-  def is_floating(self, name: str) -> bool:
-    return "F" in self.dtypes[name]
 
   def read(self, name: str) -> np.ndarray:
     """The contents of one tensor."""
@@ -95,11 +89,18 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _tensor(storage, offset, size, stride, *_):
-  strides = [step * storage.itemsize for step in stride]
-  view = np.lib.stride_tricks.as_strided(
-      storage[offset:], tuple(size), strides, writeable=False)
-  last = sum((n - 1) * s for n, s in zip(size, stride))
-  if all(size) and offset + last >= len(storage):
-    raise ValueError(f"a tensor of shape {tuple(size)} reaches beyond its"
-                     f" storage of {len(storage)} numbers")
-  return view.copy()
+  """A copy; a view that left its storage would read foreign memory."""
+  size, stride = tuple(size), tuple(stride)
+  if min((offset, *size, *stride)) < 0:
+    raise ValueError(
+        f"a tensor of shape {size} begins at {offset} and has strides {stride},"
+        " expected no negative number")
+  if not all(size):
+    return np.zeros(size, storage.dtype)
+  last = offset + sum((n - 1) * s for n, s in zip(size, stride))
+  if last >= len(storage):
+    raise ValueError(f"a tensor of shape {size} reaches beyond its storage of"
+                     f" {len(storage)} numbers")
+  return np.lib.stride_tricks.as_strided(
+      storage[offset:], size, [step * storage.itemsize for step in stride],
+      writeable=False).copy()

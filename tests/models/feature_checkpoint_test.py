@@ -1,5 +1,6 @@
 """Published EAGLE drafts: the right numbers, or an error that names it all."""
 
+import functools
 import json
 import pathlib
 import shutil
@@ -16,24 +17,27 @@ from spec_jax.models import bundle as bundle_lib
 from spec_jax.models import contract
 from spec_jax.models import feature_checkpoint
 from spec_jax.models import feature_model
+from tests import torch_writer
 from tests import toy
 
 DATA = pathlib.Path(__file__).parents[1] / "data" / "eagle"
 KINDS = ("eagle_1", "eagle_3", "speculators")
+AUX = "eagle_aux_hidden_state_layer_ids"
+GEMMA_2 = {"attn_softcap": 1.0, "query_scale": 0.01, "post_norms": True}
 
 
-def target_of(folder):
+@functools.cache
+def target_of(folder, **config):
   """A target that lends embedding and head; its layers do not matter."""
   expected = np.load(folder / "expected.npz")
   model = contract.decoder_model(toy.config(
-      7, vocab_size=40, d_model=16, embed_scale=1.0, d_ff=8))
-  params = jax.jit(model.init)(jax.random.key(0))
-  return model, {**params, "embedding": jnp.asarray(expected["embedding"]),
+      7, vocab_size=40, d_model=16, embed_scale=1.0, d_ff=8, **config))
+  return model, {"embedding": jnp.asarray(expected["embedding"]),
                  "head": jnp.asarray(expected["head"])}
 
 
-def load(folder):
-  target, target_params = target_of(folder)
+def load(folder, **config):
+  target, target_params = target_of(folder, **config)
   hyper, own = feature_checkpoint.load_eagle(folder, target, target_params)
   model = feature_model.from_hyper(
       target, "part", json.loads(json.dumps(hyper)),
@@ -77,20 +81,58 @@ def test_taps_and_rows_of_the_head():
   np.testing.assert_array_equal(ids - np.arange(len(ids)), tensors["d2t"])
 
 
-@pytest.mark.parametrize("kind", ["eagle_3", "speculators"])
-def test_export_and_load_give_the_same_net(kind, tmp_path):
-  model, params = load(DATA / kind)
-  feature_checkpoint.save_speculators(tmp_path, model, params, "target")
-  shutil.copy(DATA / kind / "expected.npz", tmp_path)
-  again, copied = load(tmp_path)
-  assert again == model
-  jax.tree.map(np.testing.assert_array_equal, copied, params)
-  config = json.loads((tmp_path / "config.json").read_text())
-  assert config["speculators_config"]["verifier"]["name_or_path"] == "target"
+def same(left, right):
+  """Whether two nets and all their parameters are the same."""
+  jax.tree.map(np.testing.assert_array_equal, left[1], right[1])
+  return left[0] == right[0]
+
+
+@pytest.mark.parametrize("names", [
+    ("pytorch_model.bin",), ("pytorch_model-1.bin", "pytorch_model-2.bin")])
+def test_what_torch_saved_is_the_same_net(names, tmp_path):
+  folder = tmp_path / "eagle_3"
+  shutil.copytree(DATA / "eagle_3", folder)
+  tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+  (folder / "model.safetensors").unlink()
+  shards = {name: sorted(tensors)[i::len(names)]
+            for i, name in enumerate(names)}
+  for name, held in shards.items():
+    torch_writer.save(folder / name, {key: tensors[key] for key in held})
+  if len(names) > 1:
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({
+        "weight_map": {key: name for name in names for key in shards[name]}}))
+  assert same(load(folder), load(DATA / "eagle_3"))
+
+
+@pytest.mark.parametrize("kind, config, taps", [
+    ("speculators", {AUX: [2, 4, 6]}, (2, 4, 6)),
+    ("eagle_3", {AUX: [2, 4, 7]}, (2, 4, 7)),
+    ("eagle_3", {"eagle_config": {AUX: [1, 3, 5]}}, (2, 4, 6)),
+    ("eagle_3", {"eagle_config": {AUX: [-1, 3, 6]}}, (0, 4, 7)),
+    ("eagle_3", {AUX: [2, 4, 6], "eagle_config": {AUX: [1, 3, 5]}}, (2, 4, 6)),
+    ("eagle_3", {"eagle_config": {AUX: None}}, (2, 3, 4)),
+    ("eagle_3", {AUX: None, "eagle_config": None}, (2, 3, 4)),
+])
+def test_taps_are_what_enters_a_layer(tmp_path, kind, config, taps):
+  assert load(broken(tmp_path, kind, **config))[0].taps == taps
+
+
+@pytest.mark.parametrize("kind", ["eagle_1", "eagle_3"])
+def test_a_draft_has_nothing_of_its_targets_attention(kind):
+  """A draft in Llama's layout is a Llama's layer beside a Gemma 2 too."""
+  beside, plain = load(DATA / kind, **GEMMA_2), load(DATA / kind)
+  assert beside[0].target != plain[0].target
+  assert beside[0].net.config.query_scale is None
+  assert beside[0].net.config.attn_softcap == 0
+  expected = np.load(DATA / kind / "expected.npz")
+  np.testing.assert_allclose(
+      run(*beside, expected).taps["hidden"][0], expected["hidden"], atol=2e-4,
+      rtol=1e-4)
 
 
 def test_a_loaded_draft_decodes():
   target, params = target_of(DATA / "eagle_3")
+  params = jax.jit(target.init)(jax.random.key(0)) | params
   part = feature_checkpoint.load_eagle(DATA / "eagle_3", target, params)
   bundle = bundle_lib.Bundle(
       "tested", target, {}, {"target": params}, None).with_head(
@@ -102,12 +144,6 @@ def test_a_loaded_draft_decodes():
     texts.append(api.generate(
         system, held, [[3, 5, 7], [1]], max_new_tokens=6).tokens)
   assert texts[0] == texts[1]
-
-
-def test_what_the_layout_cannot_say_is_refused(tmp_path):
-  model, params = load(DATA / "eagle_1")
-  with pytest.raises(ValueError, match="fusion='project'.*an EAGLE-3 net"):
-    feature_checkpoint.save_speculators(tmp_path, model, params)
 
 
 def broken(tmp_path, kind, tensors=None, **config):
@@ -134,8 +170,14 @@ def broken(tmp_path, kind, tensors=None, **config):
      "expected the target's, differs"),
     ("eagle_1", {}, {"vocab_size": 41}, r"vocab_size=41 \(the target has 40"),
     ("eagle_3", {"d2t": None}, {}, "no tensor d2t"),
-    ("eagle_3", {"d2t": np.arange(12)[::-1].copy()}, {}, "d2t holds offsets"),
-    ("eagle_3", {"t2d": np.zeros(40, bool)}, {}, "t2d marks 0 tokens"),
+    ("eagle_3", {"d2t": np.zeros(12, np.float32)}, {}, "d2t: expected integ"),
+    ("eagle_3", {"t2d": np.zeros(40, np.uint8)}, {}, "t2d: expected booleans"),
+    ("eagle_3", {}, {AUX: [1, 2]}, r"=\[1, 2\], expected three rising"),
+    ("eagle_3", {}, {AUX: [4, 3, 5]}, "three rising whole numbers from 0 to 7"),
+    ("eagle_3", {}, {AUX: [2, 4, 8]}, "three rising whole numbers from 0 to 7"),
+    ("eagle_3", {}, {"eagle_config": {AUX: [2, 4, 7]}},
+     r"eagle_config\.eagle_aux.*\[2, 4, 7\], expected .* from -1 to 6"),
+    ("eagle_3", {}, {"eagle_config": [1, 2, 3]}, "expected an object"),
     ("eagle_3", {}, {"fc_norm": True}, "fc_norm=True"),
     ("eagle_3", {}, {"target_hidden_size": 8}, "target_hidden_size=8"),
     ("speculators", {}, {"speculators_model_type": "peagle"}, "'peagle'"),

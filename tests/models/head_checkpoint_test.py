@@ -2,10 +2,8 @@
 
 import json
 import pathlib
-import pickle
 import shutil
 import types as types_lib
-import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +30,7 @@ KINDS = {"medusa_1": token_heads.MedusaHeads,
 NAMES = sorted(path.name for path in _DATA.iterdir())
 # Of the fixtures' sizes.
 TARGET = contract.decoder_model(toy.config(embed_scale=1.0))
+BUNDLE = bundle_lib.Bundle("toy", TARGET, {}, {"target": {}}, None)
 
 
 @pytest.fixture
@@ -98,23 +97,62 @@ def test_configs_may_state_too_few_heads():
   assert config["medusa_num_heads"] == 2 and heads.hyper["num_heads"] == 3
 
 
+def tied_tensors(path):
+  """All tensors of the tied speculator, and those that are not repeated."""
+  files = torch_files.TorchFile(path / "pytorch_model.bin")
+  return ({name: files.read(name) for name in files.shapes},
+          {name: files.read(name) for name in files.shapes
+           if name.split(".")[1] == "0" or name.startswith("proj.1")})
+
+
 def test_tied_tensors_may_stand_there_once(folder):
   path = folder("speculator_tied")
-  files = torch_files.TorchFile(path / "pytorch_model.bin")
-  once = {name: files.read(name) for name in files.shapes
-          if name.split(".")[1] == "0" or name.startswith("proj.1")}
-  assert len(files.shapes) > len(once) == 6
+  every, once = tied_tensors(path)
+  assert len(every) > len(once) == 6
   whole = head_checkpoint.load(path, TARGET)
-  (path / "pytorch_model.bin").unlink()
-  st.save_file(once, path / "model.safetensors")
+  st.save_file(once, path / "model.safetensors")  # Comes before the other.
   again = head_checkpoint.load(path, TARGET)
   assert again.hyper == whole.hyper
   np.testing.assert_array_equal(again.params["heads"]["emb_0"]["embedding"],
                                 whole.params["heads"]["emb_0"]["embedding"])
 
 
+@pytest.mark.parametrize("name, source", [
+    ("emb.2.weight", "emb.0.weight"), ("ln.1.bias", "ln.0.bias"),
+    ("proj.2.weight", "proj.1.weight")])
+def test_tied_tensors_are_one_or_refused(folder, name, source):
+  path = folder("speculator_tied")
+  tensors, _ = tied_tensors(path)
+  tensors[name] = tensors[name] + np.float32(1e-3)
+  st.save_file(tensors, path / "model.safetensors")
+  with pytest.raises(ValueError, match=f"extra {name}: differs from {source}"):
+    head_checkpoint.load(path, TARGET)
+
+
+@pytest.mark.parametrize("num", [2, 4])
+def test_speculators_of_other_lengths_bring_their_tree(folder, num):
+  path = folder("speculator_tied")
+  st.save_file(tied_tensors(path)[1], path / "model.safetensors")
+  change(path, n_predict=num)
+  name, plain = "token_embedding_speculator", head_checkpoint.add(BUNDLE, path)
+  assert name not in plain.tuned
+  system, _ = systems.build(name, plain)  # The paper's tree has 3 levels.
+  assert system.drafter.plan.children == (5, 4, 3)[:num]
+  change(path, n_candidates=3, top_k_tokens_per_head=[4, 3, 2, 2][:num])
+  grown = head_checkpoint.add(BUNDLE, path)
+  system, _ = systems.build(name, grown, **grown.tuned[name])
+  assert system.drafter.plan.children == (4, 3, 2, 2)[:num]
+  assert system.drafter.plan.widths[-1] == 3
+
+
 @pytest.mark.parametrize("name, changes, message", [
     ("medusa_a", {"medusa_num_layers": 2}, "missing 0.1.linear.weight"),
+    ("medusa_a", {"medusa_num_heads": 4},
+     "medusa_num_heads=4, the file holds 3 heads"),
+    ("medusa_c", {"medusa_num_heads": 3}, "has no medusa_head.2.0.linear"),
+    ("medusa_b", {"medusa_num_heads": "2"}, "'2', expected a whole number"),
+    ("speculator", {"top_k_tokens_per_head": [5, 4]}, "expected n_predict=3"),
+    ("speculator_tied", {"n_predict": 2}, "extra emb.2.weight"),
     ("medusa_c", {"model_type": None}, "model_type=None of the base"),
     ("medusa_c", {"rms_norm_eps": 1e-6, "head_dim": 4},
      r"head_dim=4 \(the target has 8\), norm_eps=1e-06"),
@@ -165,50 +203,3 @@ def test_heads_beside_a_base_bring_the_base():
   # Its own loader reads the same base, and leaves the heads alone.
   _, alone, _ = checkpoint.load_hf(_DATA / "medusa_c", others="medusa_head.*")
   jax.tree.map(np.testing.assert_array_equal, alone, params.target)
-
-
-class Evil:
-  """Runs a function where a pickle is read carelessly."""
-
-  def __reduce__(self):
-    return print, ("run",)
-
-
-def test_a_state_dict_runs_nothing(tmp_path, capsys):
-  path = tmp_path / "medusa_lm_head.pt"
-  with zipfile.ZipFile(path, "w") as archive:
-    archive.writestr("archive/data.pkl", pickle.dumps({"0": Evil()}))
-  with pytest.raises(ValueError, match="asks for builtins.print"):
-    torch_files.TorchFile(path)
-  assert "run" not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("content", [b"", b"no zip", pickle.dumps({})])
-def test_files_of_another_kind_are_named(tmp_path, content):
-  path = tmp_path / "pytorch_model.bin"
-  path.write_bytes(content)
-  with pytest.raises(ValueError, match="expected a state dict saved by torch"):
-    torch_files.TorchFile(path)
-
-
-def test_torn_state_dicts_are_named(folder):
-  path = folder("hydra") / "hydra_lm_head.pt"
-  with zipfile.ZipFile(path) as archive:
-    parts = {name: archive.read(name) for name in archive.namelist()}
-  torn = path.parent / "torn.pt"
-  with zipfile.ZipFile(torn, "w") as archive:
-    for name, content in parts.items():
-      archive.writestr(name, content[:8] if name.endswith("/0") else content)
-  with pytest.raises(ValueError, match="reaches beyond its storage"):
-    torch_files.TorchFile(torn)
-  no_dict = path.parent / "list.pt"
-  with zipfile.ZipFile(no_dict, "w") as archive:
-    archive.writestr("a/data.pkl", pickle.dumps([1]))
-  with pytest.raises(ValueError, match="a dictionary of tensors"):
-    torch_files.TorchFile(no_dict)
-
-
-def test_all_ranks_of_tensors_are_read():
-  files = torch_files.TorchFile(_DATA / "hydra_pp" / "hydra_lm_head.pt")
-  assert {len(shape) for shape in files.shapes.values()} == {1, 2}
-  assert set(files.dtypes.values()) == {"F32"}

@@ -58,6 +58,16 @@ def test_missing_files_are_named(folder):
     tensor_files.TensorFiles(path)
 
 
+def test_an_index_is_called_like_the_file_it_stands_for(folder):
+  path = folder("llama3")
+  index = path / "model.safetensors.index.json"
+  shapes = tensor_files.TensorFiles(path).shapes
+  index.rename(path / "heads.safetensors.index.json")
+  assert tensor_files.open_folder(path, ("model", "heads")).shapes == shapes
+  with pytest.raises(ValueError, match="expected one of .'model',. as .pt"):
+    tensor_files.open_folder(path, ("model",))
+
+
 def test_index_and_shards_must_agree(folder):
   path = folder("llama3")
   index = path / "model.safetensors.index.json"

@@ -1,13 +1,13 @@
 """The MLP speculator: stages that mix a state with the last drafted token.
 
 Wertheimer et al. 2024, Sec. 3 (the speculator) and the published code, from
-which all constants are. Of the grid of each stage's top tokens, 5 by 4 by 3,
-the 5 paths of the largest summed log-probability are verified, their beginnings
-shared. Train it with `python -m experiments.train
---system=token_embedding_speculator`. Departures: of the two training stages
-only the mixture is kept: with `own_windows` half of each batch is the target's
-own text from the first step on; verified by matching the target's own draw,
-exact at every temperature.
+which all constants are. Of the grid of each stage's top tokens, 5 by 4 by 3
+(of this default, as much as there are stages), the 5 paths of the largest
+summed log-probability are verified, their beginnings shared. Train it with
+`python -m experiments.train --system=token_embedding_speculator`. Departures:
+of the two training stages only the mixture is kept: with `own_windows` half of
+each batch is the target's own text from the first step on; verified by matching
+the target's own draw, exact at every temperature.
 """
 
 import math
@@ -24,15 +24,20 @@ PAPER = registry.Paper(
     " Speculators", authors="Wertheimer et al.", year=2024, arxiv="2404.19124")
 
 
+_BRANCHING = (5, 4, 3)
+
+
 @registration.register(
     "token_embedding_speculator", papers=(PAPER,), family="heads",
     drafter="token_embedding_speculator")
 def token_embedding_speculator(
-    parts: registration.Parts, *, branching: tuple[int, ...] = (5, 4, 3),
+    parts: registration.Parts, *, branching: tuple[int, ...] = _BRANCHING,
     candidates: int = 5):
   """A multi-stage MLP on the target's last feature, the n best paths."""
   network = recurrent_heads.MlpSpeculator.for_target(
       parts.target, **parts.head("token_embedding_speculator"))
+  if tuple(branching) == _BRANCHING:
+    branching = branching[:network.num_stages]
   widths = [math.prod(branching[:i + 1]) for i in range(len(branching))]
   plan = expansion.Beams((*widths[:-1], candidates), tuple(branching))
   return registration.compose(
