@@ -53,9 +53,14 @@ class TensorFiles:
     return self.dtypes[name] in _FLOATING
 
   def read(self, name: str) -> np.ndarray:
-    """The contents of one tensor."""
-    with _open(self._found[name][0]) as tensors:
-      return tensors.get_tensor(name)
+    """The contents of one tensor; raises ValueError if any is not finite."""
+    file = self._found[name][0]
+    with _open(file) as tensors:
+      array = tensors.get_tensor(name)
+    if self.is_floating(name) and not np.isfinite(array).all():
+      raise ValueError(f"{file}: {name} holds values that are not finite, a"
+                       " broken file.")
+    return array
 
   def _read_header(self, file):
     with _open(file) as tensors:
