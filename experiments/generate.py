@@ -1,8 +1,8 @@
 """Continues a text with any system and shows it as it arrives.
 
-  python -m experiments.generate --prompt="def area(radius):"
+  python -m experiments.generate --prompt="def area(radius):" --temperature=0.7
   python -m experiments.generate --system=specinfer --prompt_file=FILE
-  git diff | python -m experiments.generate --temperature=0.7 --hf=FOLDER
+  git diff | python -m experiments.generate --hf=FOLDER --hf_draft=FOLDER
 
 The prompt comes from --prompt, --prompt_file or standard input. A prompt file
 with several prompts is continued one after the other; later turns of a

@@ -57,11 +57,18 @@ def config(num_layers=2, **overrides):
 
 @functools.cache
 def bundle(end_of_text=None, draft_noise=0.25) -> ToyBundle:
+  """A pair of models and all trained parts."""
+  models = pair.__wrapped__(end_of_text, draft_noise)  # As new as the bundle.
+  return dataclasses.replace(
+      models, params={**models.params, **head_params()}, heads=HEADS)
+
+
+@functools.cache
+def pair(end_of_text=None, draft_noise=0.25) -> ToyBundle:
   """A random target and a draft: the target's weights with noise."""
   model = contract.decoder_model(config())
-  return ToyBundle(model, {"draft": model},
-                   {**_pair_params(draft_noise), **head_params()},
-                   end_of_text, heads=HEADS)
+  return ToyBundle(
+      model, {"draft": model}, _pair_params(draft_noise), end_of_text)
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from typing import Any
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 import safetensors.numpy
 
 from spec_jax.models import checkpoint
@@ -208,7 +209,8 @@ def _config(fields, folder, model_name):
 def _read_params(path, model, dtype):
   try:
     flat = safetensors.numpy.load_file(path)
-  except (OSError, safetensors.SafetensorError) as error:
+  except (OSError, safetensors.SafetensorError, AttributeError) as error:
+    # AttributeError: a type of numbers that NumPy does not have.
     raise ValueError(f"{path}: missing, broken or truncated: {error}"
                      ) from error
   expected = traverse_util.flatten_dict(
@@ -220,11 +222,20 @@ def _read_params(path, model, dtype):
   problems += [f"misshapen {key}: expected {expected[key].shape}, found"
                f" {flat[key].shape}" for key in flat
                if key in expected and flat[key].shape != expected[key].shape]
+  problems += [problem for key, value in flat.items()
+               if (problem := _bad_numbers(key, value))]
   if problems:
-    raise ValueError(f"{path} does not match {_CONFIG}:\n  "
+    raise ValueError(f"{path} is broken or does not match {_CONFIG}:\n  "
                      + "\n  ".join(problems))
   return traverse_util.unflatten_dict(
       {key: jnp.asarray(value, dtype) for key, value in flat.items()}, sep="/")
+
+
+def _bad_numbers(key, value):
+  """What damage shows in the numbers themselves, or ""."""
+  if not jnp.issubdtype(value.dtype, jnp.floating):
+    return f"not a float {key}: found {value.dtype}"
+  return "" if np.isfinite(value).all() else f"not finite {key}"
 
 
 def _read_prompts(folder):

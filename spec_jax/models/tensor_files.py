@@ -39,7 +39,7 @@ class TensorFiles:
       ValueError: no weights, a missing shard, or a broken file.
     """
     folder = pathlib.Path(path)
-    self.shapes, self.dtypes = {}, {}
+    self._folder, self.shapes, self.dtypes = folder, {}, {}
     self._found = {}  # Tensor -> the files that hold it, by name.
     self._index_name = index_of(single)
     index = self._read_index(folder, single)
@@ -59,8 +59,13 @@ class TensorFiles:
     return self.dtypes[name] in _FLOATING
 
   def read(self, name: str) -> np.ndarray:
-    """The contents of one tensor."""
-    return next(iter(self._found[name].values())).read(name)
+    """The contents of one tensor; raises ValueError if any is not finite."""
+    called, file = next(iter(self._found[name].items()))
+    array = file.read(name)
+    if self.is_floating(name) and not np.isfinite(array).all():
+      raise ValueError(f"{self._folder / called}: {name} holds values that are"
+                       " not finite, a broken file.")
+    return array
 
   def _read_index(self, folder, single):
     """Tensor -> shard; empty when all tensors are in one file."""

@@ -36,9 +36,10 @@ class Parts:
   def model(self, name: str) -> Any:
     """Raises ValueError if the bundle has no such model."""
     if name not in self.models:
+      none = "no draft models; --hf_draft=FOLDER gives one to --hf"
       raise ValueError(
           f"this system drafts with the model {name!r}, the bundle has"
-          f" {sorted(self.models) or 'no draft models'}.")
+          f" {sorted(self.models) or none}.")
     return self.models[name]
 
   def head(self, name: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ LENGTHS = (1, 7, 4)
 def build(name, bundle=None):
   temperature, hyper = CASES[name]
   system, params = systems.build(
-      name, bundle or toy.bundle(END_OF_TEXT), **hyper)
+      name, bundle or toy.pair(END_OF_TEXT), **hyper)
   return system.with_sampling(sampling_lib.Sampling(temperature)), params
 
 

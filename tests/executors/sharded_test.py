@@ -14,10 +14,10 @@ from tests.executors import cases
 
 
 @functools.cache
-def bundle():
-  """Two kv heads, so that heads can be split in two; all biases in use."""
+def bundle(num_kv_heads=2):
+  """Heads that can be split among as many devices; all biases in use."""
   model = contract.decoder_model(toy.config(
-      num_heads=4, num_kv_heads=2, qkv_bias=True, out_bias=True,
+      num_heads=4, num_kv_heads=num_kv_heads, qkv_bias=True, out_bias=True,
       mlp_bias=True))
   params = toy.sharpen(model.init(jax.random.key(3)))
   draft = toy.sharpen(model.init(jax.random.key(3)), 20.0)
@@ -25,14 +25,28 @@ def bundle():
                        {"target": params, "draft": draft}, cases.END_OF_TEXT)
 
 
-@pytest.mark.parametrize("name", ["specinfer", "speculative_sampling"])
-def test_equals_one_device(name):
-  system, params = cases.build(name, bundle())
+@pytest.mark.parametrize("name,num_devices", [
+    ("specinfer", 2), ("speculative_sampling", 2), ("speculative_sampling", 4)])
+def test_equals_one_device(name, num_devices):
+  system, params = cases.build(name, bundle(num_devices))
   whole = fused.Fused().run(system, params, *cases.inputs())
-  mesh = jax.make_mesh((2,), ("model",))
+  mesh = jax.make_mesh((num_devices,), ("model",))
   split = params.replace(target=sharded.shard_params(params.target, mesh),
                          drafter=sharded.shard_params(params.drafter, mesh))
   cases.assert_equal(fused.Fused().run(system, split, *cases.inputs()), whole)
+
+
+def test_four_devices_share_everything_that_can_be_split():
+  params = bundle(4).params["target"]
+  mesh = jax.make_mesh((4,), ("model",))
+  split = sharded.shard_params(params, mesh)
+  part = lambda leaf: leaf.addressable_shards[0].data.shape
+  layer = split["layers_0"]
+  assert part(layer["attn"]["qkv"]["kernel"]) == (16, 1, 3, 8)
+  assert part(layer["attn"]["out"]["kernel"]) == (1, 1, 8, 16)
+  assert part(layer["mlp"]["up"]["kernel"]) == (16, 2, 6)
+  assert part(layer["mlp"]["down"]["kernel"]) == (6, 16)
+  assert part(split["head"]) == part(split["embedding"]) == (3, 16)
 
 
 def test_each_device_holds_its_part():

@@ -27,6 +27,15 @@ def test_no_names_mean_the_default_and_all_means_all(tiny):
     assert {"rest", "dresd"} <= set(skipped)
 
 
+@pytest.mark.parametrize("flag,allowed", [
+    ("--dtype=float23", "float32|bfloat16|float16"),
+    ("--backend=palas", "auto|pallas|xla")])
+def test_bad_choice_names_the_flag_and_what_is_allowed(flag, allowed, capsys):
+  assert common.launch("", common.define_models, lambda values: 0, [flag]) == 2
+  message = capsys.readouterr().err
+  assert message.startswith(f"error: flag {flag}: ") and allowed in message
+
+
 @pytest.fixture
 def cache_folder():
   """Where JAX keeps programs; as before, afterwards."""

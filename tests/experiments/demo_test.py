@@ -85,9 +85,3 @@ def test_bad_flags(tiny, tmp_path, capsys, flags, message):
   code = demo.main([f"--bundle={tiny}", f"--out={tmp_path}", *flags])
   assert code == 2
   assert message in capsys.readouterr().err
-
-
-def test_help(capsys):
-  assert demo.main(["--help"]) == 0
-  shown = capsys.readouterr().out
-  assert "--law_rows" in shown and "proves that nothing was lost" in shown

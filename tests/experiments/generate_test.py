@@ -2,10 +2,17 @@
 
 import io
 import json
+import pathlib
+import shutil
 
 import pytest
 
 from experiments import generate
+from spec_jax.models import checkpoint
+from tests import toy
+
+# Of the tiny checkpoints the one that has a tokenizer.
+_HF = pathlib.Path(__file__).parents[1] / "data" / "hf" / "qwen3"
 
 
 @pytest.fixture
@@ -57,6 +64,35 @@ def test_too_long_is_an_error_unless_truncated(call, capsys):
 def test_bad_flags(call, capsys, flags, message):
   assert call(*flags) == 2
   assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [
+    ["--system=prompt_lookup"], [f"--hf_draft={_HF}"]])
+def test_hugging_face_folders_continue_as_their_logits_say(flags, capsys):
+  prompt = "def area(r):"
+  assert generate.main([f"--hf={_HF}", f"--prompt={prompt}",
+                        "--max_new_tokens=6", *flags]) == 0
+  model, params, tokenizer = checkpoint.load_hf(_HF)
+  tokens = toy.greedy_reference(model, params, tokenizer.encode(prompt), 6)
+  assert capsys.readouterr().out == tokenizer.decode(tokens) + "\n"
+
+
+def test_without_a_draft_model_the_flag_for_one_is_named(capsys):
+  assert generate.main([f"--hf={_HF}", "--prompt=def"]) == 2
+  message = capsys.readouterr().err
+  assert "no draft models" in message and "--hf_draft=FOLDER" in message
+
+
+def test_draft_of_another_vocabulary(tmp_path, capsys):
+  draft = shutil.copytree(_HF, tmp_path / "draft")
+  raw = json.loads((draft / "tokenizer.json").read_text())
+  ids = raw["model"]["vocab"]
+  ids["c"], ids["s"] = ids["s"], ids["c"]
+  (draft / "tokenizer.json").write_text(json.dumps(raw))
+  assert generate.main(
+      [f"--hf={_HF}", f"--hf_draft={draft}", "--prompt=def"]) == 2
+  assert ("differ first at id 9: 'c' in the target (64 tokens), 's' in the"
+          " draft (64 tokens)") in capsys.readouterr().err
 
 
 def test_full_disk(call, tmp_path, capsys, monkeypatch):

@@ -63,6 +63,30 @@ def test_truncated_weights(folder):
     bundle_lib.load_bundle(folder[0])
 
 
+def replaced(raw, kind):
+  """A file of weights, damaged."""
+  if kind == "noise":
+    return np.random.default_rng(0).bytes(len(raw))
+  if kind == "nan":
+    return raw[:-100] + b"\xff" * 100
+  if kind == "int":  # Few bits of the header; all sizes still fit.
+    return raw.replace(b'"F16"', b'"I16"')
+  header = b'{"a":{"dtype":"F8_E4M3","shape":[8],"data_offsets":[0,8]}}'
+  return len(header).to_bytes(8, "little") + header + bytes(8)
+
+
+@pytest.mark.parametrize("kind,message", [
+    ("noise", "missing, broken or truncated"),
+    ("nan", r"(?s:.*)\n  not finite \w+"),
+    ("int", r"(?s:.*)\n  not a float embedding: found int16"),
+    ("float8", "missing, broken or truncated: .*float8")])
+def test_garbage(folder, kind, message):
+  file = folder[0] / "target.safetensors"
+  file.write_bytes(replaced(file.read_bytes(), kind))
+  with pytest.raises(ValueError, match=f"target.safetensors.*{message}"):
+    bundle_lib.load_bundle(folder[0])
+
+
 def test_all_wrong_tensors_are_named_at_once(folder):
   file = folder[0] / "draft.safetensors"
   flat = safetensors.numpy.load_file(file)

@@ -245,6 +245,19 @@ def test_integer_dtype_is_an_error():
     checkpoint.load_params(_DATA / "opt", config, jnp.int8)
 
 
+@pytest.mark.parametrize("name", ["opt", "llama3"])
+def test_garbage_is_named_by_its_file(folder, name):
+  path = folder(name)
+  file = max(path.glob("*.safetensors"))
+  whole = file.read_bytes()
+  file.write_bytes(np.random.default_rng(0).bytes(len(whole)))
+  with pytest.raises(ValueError, match=f"{file.name}: broken"):
+    checkpoint.load_hf(path)
+  file.write_bytes(whole[:-100] + b"\xff" * 100)
+  with pytest.raises(ValueError, match=f"{file.name}: .* not finite"):
+    checkpoint.load_hf(path)
+
+
 def test_errors_of_files_and_folders_come_through(folder):
   with pytest.raises(ValueError, match="No checkpoint folder 'no/such'"):
     checkpoint.load_hf("no/such")
