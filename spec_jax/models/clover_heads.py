@@ -66,11 +66,13 @@ class CloverHeads(token_heads.TokenHeads):
     num_layers: of the target.
     num_heads: levels.
     num_cosines: heads of the residual attention.
+    norm_eps: of the target's final norm, which guesses are given too.
   """
 
   num_layers: int = 1
   num_heads: int = 5
   num_cosines: int = 1
+  norm_eps: float = 1e-5
 
   is_paired = True
 
@@ -84,9 +86,13 @@ class CloverHeads(token_heads.TokenHeads):
 
   @classmethod
   def for_target(cls, target, **hyper):
-    return cls(target.vocab_size, target.config.d_model,
-               target.config.num_layers, num_cosines=target.config.num_heads,
-               **hyper)
+    config = target.config
+    if config.norm == "layer":
+      raise ValueError(
+          f"norm={config.norm!r} of the target, expected 'rms' or"
+          " 'rms_plus_one': guesses are normalised as its features.")
+    return cls(target.vocab_size, config.d_model, config.num_layers,
+               num_cosines=config.num_heads, norm_eps=config.norm_eps, **hyper)
 
   @staticmethod
   def start_as(params, target, frozen):
@@ -114,7 +120,7 @@ class CloverHeads(token_heads.TokenHeads):
     self.enter = ResidualAttention(self.num_cosines)
     self.attend = ResidualAttention(self.num_cosines)
     self.first, self.later = linear("first_map"), linear("later_map")
-    self.norm = RmsNorm(name="norm")
+    self.norm = RmsNorm(self.norm_eps, name="norm")
 
   def fuse(self, feature, tokens):
     """What the encoder reads of `f32[..., E]` and the tokens after them."""

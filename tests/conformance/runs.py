@@ -95,17 +95,18 @@ def owner(name) -> str:
 
 
 def build(name, sampling, end_of_text=END_OF_TEXT, fresh=False,
-          target=BASELINE):
+          target=BASELINE, **variant):
   """A system on toy models; `fresh` builds everything, models too, anew.
 
-  `target` names the system whose target it gets, if it brings none itself.
+  `target` names the system whose target it gets, if it brings none itself;
+  `variant` are hyper-parameters that are not to be its defaults.
   """
   make_bundle = toy.bundle.__wrapped__ if fresh else toy.bundle
   bundle = systems.bundle_of(target, make_bundle(end_of_text))
   known = systems.hyper_parameters(name)
   hyper = {key: value for key, value in SMALL.items() if key in known}
   hyper |= {key: make() for key, make in STORES.items() if key in known}
-  system, params = systems.build(name, bundle, **hyper)
+  system, params = systems.build(name, bundle, **hyper | variant)
   return system.with_sampling(sampling), params
 
 

@@ -8,12 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from spec_jax.core import keys as keys_lib
 from spec_jax.core import types
 from spec_jax.drafters import rescored_heads
 from spec_jax.models import ngram
+from spec_jax.models import token_heads
 from spec_jax.systems.heads import bpd_rescored as system_file
+from spec_jax.training import ngrams
+from tests import chi_square
 from tests import rounds
 from tests import toy
+from tests.conformance import runs
 from tests.drafters import token_head_drafter_test as drafters
 from tests.trees import expansion_test
 
@@ -130,6 +135,75 @@ def test_more_drafts_and_more_tokens_accept_no_less():
   assert len(shared) >= 3 and texts[0] == texts[1] == texts[2]
   for found in shared:
     assert found[1] <= found[4] <= found[16]
+
+
+def reach(step, row, text):
+  """By k, drafts accepted if the best path of the top k was known."""
+  length = int(step.before.length[row])
+  ranks = [int((law > law[token]).sum()) for law, token in zip(
+      lattice(step, row), text[length:length + DEPTH])]
+  return [next((i for i, rank in enumerate(ranks) if rank >= top_k), DEPTH)
+          for top_k in range(1, toy.VOCAB + 1)]
+
+
+def test_the_best_path_bounds_both_refiners():
+  """And is found where all paths are verified; it grows with the columns."""
+  oracles, gains = {}, 0
+  for kind, drafter in {
+      "neural": neural(weight=0.7), "ngram": global_(weight=0.7),
+      "all": global_(drafts=TOP ** DEPTH)}.items():
+    played = play(drafter)
+    ends = played[-1].after
+    for step, row in itertools.product(played, range(3)):
+      length = int(step.before.length[row])
+      if not 1 < length < int(ends.length[row]) - DEPTH:
+        continue
+      if (row, length) not in oracles:
+        oracles[row, length] = reach(step, row, ends.tokens[row])
+      best, accepted = oracles[row, length], len(step.emitted(row)) - 1
+      assert best == sorted(best) and best[-1] == DEPTH
+      assert accepted == best[TOP - 1] or (
+          kind != "all" and accepted < best[TOP - 1])
+      gains += best[0] < accepted
+  assert gains > 2
+
+
+@pytest.mark.parametrize("refiner", system_file.REFINERS)
+def test_rescoring_mends_what_the_heads_repeat(refiner):
+  """Each head prefers the token of the one before; the next best is right."""
+  says = .45 * drafters.RIGHT
+  says[0] *= 2
+  says[1:] += .55 * drafters.RIGHT[:-1]
+  heads, own = drafters.told(token_heads.BlockwiseHeads, says)
+  stream = np.tile(np.arange(toy.VOCAB), 20)
+  params = {"bpd": own, "draft": jnp.asarray(drafters.CYCLE),
+            "bpd_rescored": ngram.to_params(
+                ngrams.count(stream, toy.VOCAB, 3, discount=1e-3))}
+  if refiner == "neural":
+    refined = rescored_heads.NeuralRescored(
+        drafters.BIGRAMS, heads, ("bpd", "draft"), 2)
+  else:
+    refined = rescored_heads.NgramRescored(
+        heads, ("bpd", "bpd_rescored"), 2, drafts=1)
+  plain = drafters.play_told(heads, own)
+  mended = drafters.play_told(refined, params)
+  assert (len(plain), len(mended)) == (16 // 2, 16 // (DEPTH + 1))
+  np.testing.assert_array_equal(
+      plain[-1].after.tokens, mended[-1].after.tokens)
+
+
+def test_the_global_refiner_conforms():
+  """The default one has conformance rows; here the text and the joint law."""
+  system, params = runs.build(
+      "bpd_rescored", runs.GREEDY, refiner="ngram", drafts=4)
+  assert isinstance(system.drafter, rescored_heads.NgramRescored)
+  final = runs.play(system, params, toy.prompts(), keys_lib.row_keys(0, 4),
+                    runs.BUDGETS)
+  assert final.texts == runs.greedy_texts()
+  sample = runs.law_sample(*runs.build(
+      "bpd_rescored", runs.PLAIN, None, refiner="ngram", drafts=4))
+  assert chi_square.p_value(chi_square.joint_counts(
+      sample, toy.VOCAB), runs.exact_law()) > 1e-4
 
 
 def test_impossible_refiners_are_named():

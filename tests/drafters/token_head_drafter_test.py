@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -208,16 +209,106 @@ def test_hydra_without_its_embeddings_is_a_medusa(name):
   assert below["whole"][0] != below["whole"][1]
 
 
-def test_wider_trees_accept_at_least_as_much():
+@pytest.mark.parametrize("name", ["hydra", "hydra_pp", "medusa_1"])
+def test_wider_trees_accept_at_least_as_much(name):
   """Tree of a chain's nodes and more: never shorter, sometimes longer."""
   chain, wide = (
-      play("hydra", (5,), 12, expansion.Shape(shape))
+      play(name, (5,), 12, expansion.Shape(shape))
       for shape in ((1, 1), (4, (2, 1, 1, 1))))
   ends = {step.before.length[0]: step.after.length[0] for step in wide}
   shared = [step for step in chain if step.before.length[0] in ends]
   assert len(wide) < len(chain)
   for step in shared:
     assert ends[step.before.length[0]] >= step.after.length[0]
+
+
+class BigramTarget(rounds.TableModel):
+  """A bigram model; its features are its tokens, so heads can be told."""
+
+  config = SimpleNamespace(
+      **vars(rounds.TableModel.config), d_model=toy.VOCAB)
+  empty_scratch = contract.empty_scratch
+
+  def unembed(self, params, x, ids=None):
+    del ids
+    return x @ params
+
+
+BIGRAMS = BigramTarget(toy.VOCAB)
+CYCLE = rounds.cycle(toy.VOCAB)  # Token t is followed by t + 1.
+# By head and token, the logits of the tokens that follow.
+RIGHT = np.stack([np.roll(np.eye(toy.VOCAB, dtype=np.float32), 2 + head, axis=1)
+                  for head in range(3)])
+
+
+def told(kind, says):
+  """Heads for `BIGRAMS` that say `says` `f32[H, V, V]`, in units of 20 or so.
+
+  Returns:
+    A drafter of a chain and its parameters.
+  """
+  num = len(says)
+  unit = np.eye(toy.VOCAB, dtype=np.float32)
+  if kind is token_heads.MedusaHeads:
+    still = {"kernel": np.zeros_like(unit), "bias": np.zeros_like(unit[0])}
+    network = kind.for_target(BIGRAMS, num_heads=num)
+    params = {f"block_{head}_0": still for head in range(num)} | {
+        f"out_{head}": {"kernel": 20 * table}
+        for head, table in enumerate(says)}
+  else:
+    network = kind.for_target(BIGRAMS, num_heads=num, hidden=toy.VOCAB)
+    # The target's head makes of each token the one after it.
+    outer = np.zeros((num, toy.VOCAB, num, toy.VOCAB), np.float32)
+    for head, table in enumerate(says):
+      outer[head, :, head] = np.roll(table, -1, axis=1) - unit
+    zeros = np.zeros(num * toy.VOCAB, np.float32)
+    params = {"inner": {"kernel": np.tile(unit, num), "bias": zeros},
+              "outer": {"kernel": outer.reshape(2 * (zeros.size,)),
+                        "bias": zeros}}
+  drafter = token_head_drafter.TokenHeadDrafter(
+      BIGRAMS, network, expansion.Shape((1,) * num))
+  return drafter, {"heads": jax.tree.map(jnp.asarray, params)}
+
+
+def play_told(drafter, params, budget=16):
+  system = rounds.compose(drafter, BIGRAMS)
+  return list(rounds.play(
+      system, types.Params(jnp.asarray(CYCLE), params),
+      rounds.prompts_of([[3, 4], [7, 8, 9]]), budget))
+
+
+@pytest.mark.parametrize("budget", [8, 9, 11, 12])
+def test_oracle_heads_need_the_fewest_forwards(budget):
+  """Each round of k right drafts gives k + 1 tokens (Stern et al., Sec. 4)."""
+  played = play_told(*told(token_heads.BlockwiseHeads, RIGHT), budget)
+  assert len(played) == -(-budget // 4)
+  for row, start in enumerate((3, 7)):
+    text = played[-1].after.tokens[row, :budget + 2 + row]
+    np.testing.assert_array_equal(
+        text, (start + np.arange(budget + 2 + row)) % toy.VOCAB)
+
+
+def test_medusa_with_one_node_a_level_is_blockwise_decoding():
+  """Heads that say the same draft the same and accept the same.
+
+  That is the longest beginning on which head after head is right.
+  """
+  says = RIGHT.copy()
+  wrong = np.random.default_rng(5).random(says.shape[:2]) < .3
+  says[wrong] = np.roll(says[wrong], 1, axis=-1)
+  blockwise, medusa = (play_told(*told(kind, says), 24) for kind in (
+      token_heads.BlockwiseHeads, token_heads.MedusaHeads))
+  counts = set()
+  for ours, theirs in zip(blockwise, medusa, strict=True):
+    np.testing.assert_array_equal(ours.tree.tokens, theirs.tree.tokens)
+    for row in range(2):
+      emitted = ours.emitted(row)
+      assert emitted == theirs.emitted(row)
+      if ours.after.status[row] == types.Status.RUNNING:
+        misses = wrong[:, ours.text(row)[-2]]
+        counts.add(len(emitted))
+        assert len(emitted) == 1 + np.argmax(np.append(misses, True))
+  assert counts == {1, 2, 3, 4}
 
 
 def test_a_rebuilt_drafter_is_equal():

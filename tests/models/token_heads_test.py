@@ -10,6 +10,7 @@ import pytest
 
 from spec_jax.models import clover_heads
 from spec_jax.models import contract
+from spec_jax.models import decoder
 from spec_jax.models import recurrent_heads
 from spec_jax.models import token_heads
 from tests import toy
@@ -192,6 +193,28 @@ def test_clover_starts_as_a_copy_of_the_targets_parts():
     both = jnp.concatenate([FEATURE, 2 * FEATURE], -1)
     read = both[:, :fresh[name]["kernel"].shape[0]]
     np.testing.assert_allclose(read @ fresh[name]["kernel"], FEATURE, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["rms", "rms_plus_one"])
+def test_clover_normalises_guesses_as_the_target_does_features(norm):
+  target = contract.decoder_model(toy.config(norm=norm, norm_eps=.5))
+  frozen = jax.jit(target.init)(jax.random.key(0))
+  frozen["final_norm"] = {"scale": jnp.linspace(.5, 2, 16)}
+  network = clover_heads.CloverHeads.for_target(target)
+  fresh = network.init(jax.random.key(1), FEATURE, PATH[:, :3],
+                       contract.Ends(target, frozen))["params"]
+  params = network.start_as({"heads": fresh, "encoder": {}}, target, frozen)
+  _, guess = network.apply(
+      {"params": params["heads"]}, FEATURE, PATH[:, 0], 0, method="guess")
+  wanted = decoder.Norm(norm, .5).apply(
+      {"params": frozen["final_norm"]}, FEATURE)
+  np.testing.assert_allclose(guess, wanted, atol=1e-6)
+
+
+def test_clover_refuses_targets_with_another_norm():
+  target = contract.decoder_model(toy.config(norm="layer"))
+  with pytest.raises(ValueError, match="norm='layer' of the target"):
+    clover_heads.CloverHeads.for_target(target)
 
 
 def test_an_encoder_reads_features_in_place_of_embeddings():

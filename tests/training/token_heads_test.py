@@ -11,6 +11,7 @@ import pytest
 from spec_jax.core import types
 from spec_jax.models import clover_heads
 from spec_jax.models import contract
+from spec_jax.models import recurrent_heads
 from spec_jax.models import token_heads as networks
 from spec_jax.training import data
 from spec_jax.training import loop
@@ -32,6 +33,18 @@ RECIPES = {
     "clover_2": dataclasses.replace(
         OPTIONS, network=clover_heads.CloverHeads, encoder_layers=2,
         is_taught=True, feature_weight=10.0, learning_rate=3e-3),
+    "bpd": dataclasses.replace(
+        OPTIONS, network=networks.BlockwiseHeads,
+        hyper={"num_heads": 3, "hidden": 16}),
+    "koala": dataclasses.replace(
+        OPTIONS, hyper={"num_heads": 3, "num_layers": 2},
+        adversarial_weight=.1),
+    "recurrent_drafter": dataclasses.replace(
+        OPTIONS, network=recurrent_heads.RecurrentHead,
+        hyper={"num_layers": 1}),
+    "token_embedding_speculator": dataclasses.replace(
+        OPTIONS, network=recurrent_heads.MlpSpeculator,
+        hyper={"num_stages": 3, "is_tied": True, "scales_input": True}),
 }
 
 

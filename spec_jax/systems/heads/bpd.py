@@ -7,9 +7,12 @@ frozen target; exact match. The work that the card names, Kim et al. 2024,
 rescores these drafts. Train the heads with `python -m experiments.train
 --system=bpd`. Departures: the first of the paper's heads, which is the base
 model itself, does not pass through the added layer, so the text is that of the
-target as it was; all heads are trained at every step (the paper draws one, to
-save memory); verified by matching the target's own draw, which is the paper's
-greedy rule at temperature 0 and exact above.
+target as it was; fine-tuning the target is not built; all heads are trained at
+every step (the paper draws one, to save memory); verified by matching the
+target's own draw, which is the paper's greedy rule at temperature 0 and exact
+above. Of the approximate rules of Sec. 5, the target's top k are there
+(`verifiers.lossy.thresholds`); the distance within which ordinal tokens pass
+and the minimum block size are not built.
 """
 
 from spec_jax.core import registry

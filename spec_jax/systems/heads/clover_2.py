@@ -10,9 +10,12 @@ and cross-entropy with its laws, 10 to 1, level i weighted `0.7 ** i`. Drafts
 EAGLE-1's static tree, with which the paper compares. Train it with `python -m
 experiments.train --system=clover_2`. Departures: children are the top tokens,
 matched against the target's own draw (the repository draws them without
-replacement and tests them by rejection); projections start as the identity and
-the attention's values at zero, where the published initial values are unknown
-to us.
+replacement and tests them by rejection); what attention adds is in units of the
+stream's root mean square (the repository: as it is); projections start as the
+identity and the attention's values at zero, where the published initial values
+are unknown to us; trained with AdamW's usual betas, 0.9 and 0.999, and
+gradients of norm 1 at most (the repository: 0.9 and 0.95, clipped at 0.5).
+Targets with LayerNorm are refused, as guesses have a norm without a bias.
 """
 
 from spec_jax.core import registry

@@ -1,12 +1,14 @@
 """Hydra++: deeper heads behind a layer that has seen the whole text.
 
-Ankner et al. 2024, Sec. 4: four blocks a head, distillation from the target's
-own laws, and prefix attention, one decoder layer with a final norm over the
-target's features of all committed text, once a round. Its keys and values are
-those of committed features only, so a round commits all it accepted and takes
-nothing back. Train it with `python -m experiments.train --system=hydra_pp`.
-Departures: as in `hydra`; the blocks of a head have weights of their own (the
-repository repeats one module).
+Ankner et al. 2024, Sec. 4: several blocks a head, distillation from the
+target's own laws, and prefix attention, one decoder layer with a final norm
+over the target's features of all committed text, once a round. Its keys and
+values are those of committed features only, so a round commits all it accepted
+and takes nothing back. Train it with `python -m experiments.train
+--system=hydra_pp`. Departures: as in `hydra`; the blocks of a head have weights
+of their own (the repository repeats one module); heads of our recipe have two
+blocks and end in the target's output head (the paper: four, and an output head
+each), and learn at twice the published rate.
 """
 
 from spec_jax.drafters import token_head_drafter

@@ -8,7 +8,9 @@ experiments.train --system=medusa_1`. Departures: verified by matching the
 target's own draw, which is exact; the paper's typical acceptance is not, and is
 there as a rule (`verifiers.lossy.typical`). The pending token is the target's
 draw at every temperature. The paper's layers start with zero weights and
-PyTorch's random biases; here the biases start at zero too.
+PyTorch's random biases; here the biases start at zero too. Our recipe trains
+four heads (published: five, of which the tree asks four) of two blocks that end
+in the target's output head (published: one block, and an output head each).
 """
 
 from spec_jax.core import registry

@@ -7,10 +7,11 @@ changed by LoRA adapters, so the system brings a target of its own: its text is
 exactly that target's, not that of the model it began as. Compare it with
 `systems.bundle_of("medusa_2", bundle)`. Tree: `vicuna_7b_stage2` of the
 repository. Train heads and adapters with `python -m experiments.train
---system=medusa_2`. Departures: those of `medusa_1`; adapters on all linear maps
-of the layers, their product not scaled and without dropout; of the shipped
-target they have rank 8, not 32, and half of the text is a corpus, on which the
-distance to what the target was stands for its own loss as well.
+--system=medusa_2`. Departures: those of `medusa_1`, its recipe's heads among
+them; adapters on all linear maps of the layers, their product not scaled and
+without dropout; of the shipped target they have rank 8, not 32, and half of the
+text is a corpus, on which the distance to what the target was stands for its
+own loss as well.
 """
 
 import functools

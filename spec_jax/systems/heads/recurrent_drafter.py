@@ -7,7 +7,8 @@ pending one among them, are the default. Train the head with `python -m
 experiments.train --system=recurrent_drafter`. Departures: beams are grown as a
 tree, so shared beginnings need not be found again; verified by matching the
 target's own draw: the paper's choice of the longest of several rejection-tested
-beams is not exact, as its repository says.
+beams is not exact, as its repository says; our recipe learns at a rate of 2e-3
+(the repository: 1e-3).
 """
 
 from spec_jax.core import registry
