@@ -192,9 +192,9 @@ class Laps:
 
   @property
   def seconds_per_step(self) -> float | None:
-    """Median; the first steps compile, evaluations are outliers."""
+    """First quartile: some steps compile, up to half of a few are judged."""
     seconds = self._seconds[2:] or self._seconds
-    return float(np.median(seconds)) if seconds else None
+    return float(np.percentile(seconds, 25)) if seconds else None
 
 
 def _size(params):
