@@ -1,6 +1,7 @@
 """Parts are trained for a budget, decode in each shape, and go on."""
 
 import functools
+import itertools
 import json
 import shutil
 
@@ -133,3 +134,14 @@ def test_a_table_of_parts_with_and_without_steps():
   assert (full["steps"], full["trained"], full["1"], full["2"]) == (
       "4", "2", "0.25", "-")
   assert set(bare) == set(full) and bare["steps"] == bare["1"] == "-"
+
+
+def test_time_of_a_step_is_that_without_judging(monkeypatch):
+  clock = iter(itertools.accumulate([0, 9, 9, 1, 5, 1, 5, 1, 5]))
+  monkeypatch.setattr(drafter_race.time, "monotonic", lambda: next(clock))
+  laps = drafter_race.Laps()
+  assert laps.seconds_per_step is None
+  with laps(8) as on_step:
+    for step in range(8):
+      on_step(step, {})
+  assert laps.seconds_per_step == 1
