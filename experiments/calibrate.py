@@ -6,7 +6,8 @@ By temperature: how often the child of each rank is the accepted one, on text
 that the target writes behind the bundle's prompts. Once: how long the draft's
 forward of one token and the target's forward of trees of several sizes take.
 From these, the shapes that suit the models: Sequoia's, sized by the measured
-times, and Medusa's calibrated one. Written to DIR/calibration.json and shown.
+times, and Medusa's calibrated one. Written to DIR/calibration.json and shown,
+with the flags that tell a chain's controller the costs.
 """
 
 from collections.abc import Sequence
@@ -77,7 +78,9 @@ def run(values: flags.FlagValues) -> int:
           f" {', '.join(f'{a:.3f}' for a in accepts)}; best {budget} nodes,"
           f" {depth} levels")
   print(f"draft forward {found['draft_cost']:.3f} of a target forward, each"
-        f" further token {found['check_cost']:.4f}")
+        f" further token {found['check_cost']:.4f}:"
+        f" --set=draft_cost={found['draft_cost']:.3f}"
+        f" --set=check_cost={found['check_cost']:.4f}")
   report.write_json(folder / "calibration.json", found)
   print(folder / "calibration.json")
   return 0

@@ -73,10 +73,8 @@ class Objective:
     state = executor.start(
         *arguments, prompts, keys_lib.row_keys(self._values.seed, 1),
         self._values.max_new_tokens)
-    drafter = state.drafter
-    drafter = drafter.replace(
-        policy=drafter.policy.replace(gates=jnp.asarray(gates)))
-    state = state.replace(drafter=drafter)
+    state = state.replace(
+        drafter=state.drafter.replace(policy=jnp.asarray(gates)))
     counts = decoding.zero_counts(self._system, 1)
     began = time.perf_counter()
     state, counts = executor.rounds(*arguments, state, counts)

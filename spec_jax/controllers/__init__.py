@@ -1,5 +1,6 @@
 """Controllers by name: how long a drafted chain should be."""
 
+import dataclasses
 from types import MappingProxyType
 from typing import Any
 
@@ -22,12 +23,22 @@ def names() -> tuple[str, ...]:
   return tuple(_CONTROLLERS)
 
 
-def get(name: str, **hyper: Any) -> Any:
+def get(name: str, draft_cost: float | None = None, **hyper: Any) -> Any:
   """A controller with its defaults, or these hyper-parameters.
+
+  Args:
+    name: of the controller.
+    draft_cost: time of a draft forward over that of a target forward. Those
+      that weigh costs take it in place of their default, others ignore it.
+    **hyper: what this controller has.
 
   Raises:
     ValueError: if there is none of that name.
   """
   if name not in _CONTROLLERS:
     raise ValueError(f"controller={name!r}, expected one of {names()}.")
-  return _CONTROLLERS[name](**hyper)
+  kind = _CONTROLLERS[name]
+  known = {field.name for field in dataclasses.fields(kind)}
+  if draft_cost is not None and "draft_cost" in known:
+    hyper["draft_cost"] = draft_cost
+  return kind(**hyper)

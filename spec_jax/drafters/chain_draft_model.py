@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from spec_jax.caches import dense
+from spec_jax.controllers import feedback
 from spec_jax.controllers import fixed
 from spec_jax.core import keys as keys_lib
 from spec_jax.core import protocols
@@ -147,12 +148,9 @@ class ChainDraftModel(level_drafter.ModelDrafter):
 
   def controlled(self, state: Any, outcome: types.Outcome) -> Any:
     """The controller's state after a round."""
-    count = outcome.verdict.count
-    checked = types.Checked(
-        drafted=state.num_drafted, accepted=jnp.maximum(count - 1, 0),
-        is_full=state.num_drafted == self.depth, is_active=count > 0)
-    control = self.controller.update(state.control, checked)
-    return rows_lib.where(checked.is_active, control, state.control)
+    return feedback.after_round(
+        self.controller, state.control, state.num_drafted, self.depth,
+        outcome.verdict)
 
   def _start(self, draw, state, ctx, sampling, root, dtype):
     """Nothing is drawn; `root` are its keys and values, `dtype` is of laws."""

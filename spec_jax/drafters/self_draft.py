@@ -3,7 +3,7 @@
 One mechanism for all layer-skipping systems: a chain is drafted by the target's
 own gated forward, on its own committed keys and values, and what tells the
 systems apart is a *layer policy*: which gates are open for each row, how long
-it may draft, and at which confidence it stops.
+it may draft, and at which confidence it stops. A controller may stop it sooner.
 """
 
 import dataclasses
@@ -15,8 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spec_jax.controllers import feedback
+from spec_jax.controllers import fixed
 from spec_jax.core import keys as keys_lib
 from spec_jax.core import protocols
+from spec_jax.core import rows as rows_lib
 from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import types
 
@@ -64,11 +67,19 @@ class LayerPolicy(Protocol):
 
 @struct.dataclass
 class SelfDraftState:
-  """A policy's state, the plan of the round, and where the texts start."""
+  """The memory of a round and of the text.
+
+  Attributes:
+    policy: the layer policy's state.
+    plan: of the round.
+    start: `i32[B]`, where the texts start.
+    control: the controller's state.
+  """
 
   policy: Any
   plan: Plan
   start: jax.Array
+  control: Any
 
 
 @struct.dataclass
@@ -83,6 +94,7 @@ class _Chain:
   laws: jax.Array | None  # f32[B, D, V]
   fresh: types.FreshKV
   seen: jax.Array | None  # bool[B, V]
+  control: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +114,8 @@ class SelfDrafter:
       candidate a step) or "top_k" (deterministic).
     widths: `((confidence, candidates), ...)`, falling; the first row whose
       confidence is exceeded counts. Only the first candidate is extended.
+    controller: a `protocols.Controller` that reads no features; it is asked
+      about the first candidates, after the policy.
   """
 
   model: Any
@@ -109,10 +123,15 @@ class SelfDrafter:
   depth: int
   draw: str = "iid"
   widths: tuple[tuple[float, int], ...] = CHAIN
+  controller: Any = fixed.Fixed()
 
   def __post_init__(self):
     if self.depth < 1:
       raise ValueError(f"depth={self.depth}, expected at least 1.")
+    if self.controller.taps:
+      raise ValueError(
+          f"controller={self.controller} reads features"
+          f" {self.controller.taps}, a self-draft has none for it.")
     draws = ("iid", "top_k") if self.max_children == 1 else (
         "without_replacement", "top_k")
     if self.draw not in draws:
@@ -132,7 +151,8 @@ class SelfDrafter:
   def init(self, params, batch, capacity):
     policy = self.policy.init(self.model, batch)
     return SelfDraftState(policy, self.policy.plan(self.model, policy),
-                          jnp.ones((batch,), jnp.int32))
+                          jnp.ones((batch,), jnp.int32),
+                          self.controller.init(batch))
 
   def prefill(self, params, state, tokens, count, taps=None):
     return state.replace(start=state.start + count)
@@ -145,15 +165,20 @@ class SelfDrafter:
     chain = jax.lax.while_loop(
         lambda c: (c.step < self.depth) & c.alive.any(),
         lambda c: self._draw_step(params, c, plan, ctx, sampling),
-        self._start(plan, ctx, sampling))
+        self._start(plan, state.control, ctx, sampling))
     return self._tree(chain, ctx.root), state.replace(
-        policy=policy, plan=plan)
+        policy=policy, plan=plan, control=chain.control)
 
   def update(self, params, state, outcome):
-    return state.replace(policy=self.policy.update(
-        self.model, params, state.policy, state.plan, outcome))
+    firsts = outcome.tree.valid[:, 1::self.max_children]
+    return state.replace(
+        policy=self.policy.update(
+            self.model, params, state.policy, state.plan, outcome),
+        control=feedback.after_round(
+            self.controller, state.control, firsts.sum(-1, dtype=jnp.int32),
+            state.plan.most, outcome.verdict))
 
-  def _start(self, plan, ctx, sampling):
+  def _start(self, plan, control, ctx, sampling):
     batch, depth, width = ctx.root.shape[0], self.depth, self.max_children
     vocab = self.model.vocab_size
     is_random = self.draw != "top_k" and not sampling.is_greedy
@@ -164,7 +189,8 @@ class SelfDrafter:
         laws=jnp.zeros((batch, depth, vocab)) if is_random else None,
         fresh=self.model.empty_scratch(batch, depth),
         seen=sampling_lib.seen_tokens(ctx.tokens, ctx.length, vocab)
-        if sampling.needs_seen else None)
+        if sampling.needs_seen else None,
+        control=self.controller.begin(control, ctx.keys, ctx.length))
 
   def _draw_step(self, params, c, plan, ctx, sampling):
     logits, fresh = self._feed(params, c, plan, ctx)
@@ -178,8 +204,10 @@ class SelfDrafter:
         over.any(-1), widths[jnp.argmax(over, -1)], widths[-1])
     submitted = (exists & c.alive[:, None]
                  & (jnp.arange(self.max_children)[None] < width[:, None]))
+    proceeds, control = self.controller.proceed(
+        None, c.control, types.Drafted(c.step, confidence, {}))
     alive = (c.alive & exists[:, 0] & (confidence >= plan.threshold)
-             & (c.step + 1 < plan.most))
+             & (c.step + 1 < plan.most) & proceeds)
     seen = c.seen
     if seen is not None:
       seen |= jax.nn.one_hot(tokens[:, 0], seen.shape[-1], dtype=bool)
@@ -187,6 +215,7 @@ class SelfDrafter:
         step=c.step + 1, last=tokens[:, 0], alive=alive, fresh=fresh,
         tokens=c.tokens.at[:, c.step].set(tokens),
         valid=c.valid.at[:, c.step].set(submitted), seen=seen,
+        control=rows_lib.where(c.alive, control, c.control),
         laws=None if c.laws is None else c.laws.at[:, c.step].set(law))
 
   def _feed(self, params, c, plan, ctx):

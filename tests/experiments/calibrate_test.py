@@ -5,6 +5,7 @@ import json
 import pytest
 
 from experiments import calibrate
+from experiments import common
 from spec_jax import systems
 from spec_jax.models import bundle as bundle_lib
 from spec_jax.trees import shapes
@@ -33,6 +34,13 @@ def test_calibration_is_a_plan_for_the_models(tiny, tmp_path, capsys):
       draft_cost=found["target_seconds"][0][1],
       target_costs=tuple(map(tuple, found["target_seconds"])))
   assert system.drafter.depth <= 3
+  options = ["controller=cost_model"] + [
+      part.partition("=")[2] for part in shown.split() if part[:5] == "--set"]
+  assert len(options) == 3
+  (chain,), _ = common.choose(bundle, ["speculative_sampling"], options)
+  beside = 1 + 5 * found["check_cost"]
+  assert chain.system.drafter.controller.draft_cost == pytest.approx(
+      found["draft_cost"] / beside, rel=1e-2)
 
 
 @pytest.mark.parametrize("arguments,message", [

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from spec_jax import systems
 from spec_jax.models import bundle as bundle_lib
 from spec_jax.models import contract
 from spec_jax.models import part_file
 from spec_jax.training import data
+from spec_jax.training import recipes
+from spec_jax.trees import sequoia
 from tests import toy
 
 
@@ -44,6 +47,31 @@ def test_round_trip(folder):
   assert bundle.end_of_text == 0
   assert bundle.tuned == {"mcsd": {"branching": (2, (1, 0))}}
   assert bundle.tokenizer.decode(bundle.tokenizer.encode("def é")) == "def é"
+
+
+def test_shipped_bundles_hold_what_the_recipes_tuned():
+  for name in bundle_lib.shipped_names():
+    description = json.loads(
+        (bundle_lib.SHIPPED / name / "bundle.json").read_text())
+    assert description["tuned"] == json.loads(
+        json.dumps(recipes.TUNED.get(name, {})))
+    for system, hyper in description["tuned"].items():
+      assert set(hyper) <= set(systems.hyper_parameters(system)), system
+
+
+def test_sequoia_is_built_for_the_acceptance_that_was_measured():
+  model = contract.decoder_model(toy.config())
+  pair = toy.ToyBundle(model, {"draft": model}, dict.fromkeys(
+      ("target", "draft")))
+  tuned = recipes.TUNED["tiny-python"]["sequoia"]
+  assert tuned["acceptance"] != sequoia.ACCEPTANCE
+  for budget in (tuned["budget"], 12):
+    hyper = tuned | {"budget": budget, "depth": 9}
+    system, _ = systems.build("sequoia", pair, **hyper)
+    assert system.drafter.branching == sequoia.best_shape(
+        tuned["acceptance"], budget, 9)
+  assert system.drafter.branching != sequoia.best_shape(
+      sequoia.ACCEPTANCE, 12, 9)
 
 
 def test_other_dtype(folder):

@@ -3,12 +3,13 @@
 Sun et al. 2025, Algorithm 2. A chain of a fixed number of tokens from a small
 model; how many are kept is decided jointly, so that in expectation never fewer
 are than by rejection token by token, and the text follows the target all the
-same. At temperature 0 it is plain matching. Departures: none. The greedy
-variant is the system `greedy_block_verification`.
+same. At temperature 0 it is plain matching. With a `controller` by name blocks
+have up to `depth` tokens, see `drafters.draft_chain`. Departures: none. The
+greedy variant is the system `greedy_block_verification`.
 """
 
 from spec_jax.core import registry
-from spec_jax.drafters import draft_model
+from spec_jax.drafters import draft_chain
 from spec_jax.systems import registration
 from spec_jax.verifiers import block
 from spec_jax.verifiers import joint
@@ -21,9 +22,13 @@ PAPER = registry.Paper(
 
 @registration.register("block_verification", papers=(PAPER,),
                        family="classic", drafter="draft")
-def block_verification(parts: registration.Parts, *, depth: int = 8):
+def block_verification(parts: registration.Parts, *, depth: int = 8,
+                       controller: str | None = None,
+                       draft_cost: float = draft_chain.DRAFT_COST,
+                       check_cost: float = draft_chain.CHECK_COST):
   """Draft-model chain, verified as a block."""
-  drafter = draft_model.DraftModel(parts.model("draft"), (1,) * depth, "iid")
+  drafter = draft_chain.draft_chain(
+      parts.model("draft"), depth, "iid", controller, draft_cost, check_cost)
   return registration.compose(
       "block_verification", parts, drafter, block.BlockVerification(),
       walk=joint.walk)

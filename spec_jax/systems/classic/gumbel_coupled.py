@@ -4,13 +4,15 @@ Daliri et al. 2024, Sec. 3 (one chain) and Rowan et al. 2025 (a list of chains,
 each on a noise of its own). The emitted token is always the target's own sample
 from that noise, so the text depends on the seed and the number of chains, never
 on the draft model; with one chain it equals autoregressive sampling with the
-same seed, token for token. Departure: Rowan et al. let only the noises of
+same seed, token for token, and a `controller` by name may say how long it is
+(see `drafters.draft_chain`). Departure: Rowan et al. let only the noises of
 chains that still match decide, which makes the text depend on the drafts; here
 all decide at every position, at the price of some acceptance behind the first
 token.
 """
 
 from spec_jax.core import registry
+from spec_jax.drafters import draft_chain
 from spec_jax.drafters import draft_model
 from spec_jax.systems import registration
 from spec_jax.verifiers import list_coupling
@@ -29,14 +31,22 @@ LISTS = registry.Paper(
 @registration.register("gumbel_coupled", papers=(PAPER, LISTS),
                        family="classic", drafter="draft")
 def gumbel_coupled(parts: registration.Parts, *, depth: int = 5,
-                   num_drafts: int = 1):
+                   num_drafts: int = 1, controller: str | None = None,
+                   draft_cost: float = draft_chain.DRAFT_COST,
+                   check_cost: float = draft_chain.CHECK_COST):
   """Draft-model chains on the target's noise; no drafter changes the text."""
-  drafter = draft_model.DraftModel(
-      parts.model("draft"), (num_drafts,) + (1,) * (depth - 1), "coupled",
-      num_drafts)
+  model = parts.model("draft")
   if num_drafts == 1:
+    drafter = draft_chain.draft_chain(
+        model, depth, "coupled", controller, draft_cost, check_cost)
     return registration.compose(
         "gumbel_coupled", parts, drafter, matching.SampleAndMatch())
+  if controller is not None:
+    raise ValueError(
+        f"controller={controller!r} and num_drafts={num_drafts}, expected 1: it"
+        " decides about a single chain.")
+  drafter = draft_model.DraftModel(
+      model, (num_drafts,) + (1,) * (depth - 1), "coupled", num_drafts)
   return registration.compose(
       "gumbel_coupled", parts, drafter,
       list_coupling.ListCoupling(num_drafts), walk=list_coupling.walk)

@@ -4,13 +4,12 @@ Leviathan et al. 2023, Sec. 2 and Algorithm 1; Chen et al. 2023, Algorithm 2.
 Draft of a fixed number of tokens, each kept with probability min(1, p/q), the
 first failure replaced by a draw from the normalised residual (p - q)+, a bonus
 token from the target after full acceptance. With a `controller` by name the
-number of tokens changes from round to round, `depth` at most. Departures: none.
+number of tokens changes from round to round, `depth` at most; what it weighs
+are the measured costs, see `drafters.draft_chain`. Departures: none.
 """
 
-from spec_jax import controllers
 from spec_jax.core import registry
-from spec_jax.drafters import chain_draft_model
-from spec_jax.drafters import draft_model
+from spec_jax.drafters import draft_chain
 from spec_jax.systems import registration
 from spec_jax.verifiers import recursive
 
@@ -26,11 +25,11 @@ CHEN = registry.Paper(
 @registration.register("speculative_sampling", papers=(LEVIATHAN, CHEN),
                        family="classic", drafter="draft")
 def speculative_sampling(parts: registration.Parts, *, depth: int = 5,
-                         controller: str | None = None):
+                         controller: str | None = None,
+                         draft_cost: float = draft_chain.DRAFT_COST,
+                         check_cost: float = draft_chain.CHECK_COST):
   """Draft-model chain, single-draft rejection."""
-  drafter = draft_model.DraftModel(parts.model("draft"), (1,) * depth, "iid")
-  if controller is not None:
-    drafter = chain_draft_model.ChainDraftModel(
-        parts.model("draft"), controllers.get(controller), depth, "iid")
+  drafter = draft_chain.draft_chain(
+      parts.model("draft"), depth, "iid", controller, draft_cost, check_cost)
   return registration.compose(
       "speculative_sampling", parts, drafter, recursive.Rejection())

@@ -13,15 +13,11 @@ over prompts, so that a text depends on its prompt alone; it is kept in [0, 1].
 
 import dataclasses
 
-from flax import struct
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from spec_jax.controllers import threshold as threshold_lib
 from spec_jax.core import registry
-from spec_jax.core import rows as rows_lib
-from spec_jax.core import types
 from spec_jax.drafters import self_draft
 from spec_jax.systems import registration
 from spec_jax.verifiers import matching
@@ -36,34 +32,22 @@ PAPER = registry.Paper(
 _ATTENTION_SHARE, _FEED_FORWARD_SHARE = 0.6, 0.25
 
 
-@struct.dataclass
-class SkippedState:
-  """The gates travel in the state, so that a search compiles once.
-
-  Attributes:
-    gates: `bool[B, M, 2]`.
-    control: of the threshold.
-  """
-
-  gates: jax.Array
-  control: threshold_lib.ThresholdState
-
-
 @dataclasses.dataclass(frozen=True)
 class SkippedLayers:
-  """A fixed set of skipped sub-layers; the confidence threshold adapts.
+  """A fixed set of skipped sub-layers.
+
+  Its state are the gates `bool[B, M, 2]`: there a search over sets of layers
+  compiles once.
 
   Attributes:
     skip_attention: layers, counted from 0.
     skip_feed_forward: layers.
     depth: drafts at most.
-    control: of the threshold.
   """
 
   skip_attention: tuple[int, ...]
   skip_feed_forward: tuple[int, ...]
   depth: int
-  control: threshold_lib.ConfidenceThreshold
 
   def taps(self, model):
     return ()
@@ -71,27 +55,18 @@ class SkippedLayers:
   def init(self, model, batch):
     gates = jnp.asarray(open_gates(
         model.config.num_layers, self.skip_attention, self.skip_feed_forward))
-    return SkippedState(jnp.broadcast_to(gates[None], (batch,) + gates.shape),
-                        self.control.init(batch))
+    return jnp.broadcast_to(gates[None], (batch,) + gates.shape)
 
   def choose(self, model, params, state, ctx, start):
     return state
 
   def plan(self, model, state):
-    threshold = state.control.threshold
-    most = jnp.full(threshold.shape, self.depth, jnp.int32)
-    return self_draft.Plan(state.gates, most, threshold)
+    batch = state.shape[0]
+    return self_draft.Plan(state, jnp.full((batch,), self.depth, jnp.int32),
+                           jnp.zeros((batch,), jnp.float32))
 
   def update(self, model, params, state, plan, outcome):
-    drafted = outcome.tree.valid.sum(-1, dtype=jnp.int32) - 1
-    count = outcome.verdict.count
-    checked = types.Checked(
-        drafted=drafted, accepted=jnp.maximum(count - 1, 0),
-        is_full=drafted == plan.most, is_active=count > 0)
-    control = rows_lib.where(
-        checked.is_active, self.control.update(state.control, checked),
-        state.control)
-    return state.replace(control=control)
+    return state
 
 
 def open_gates(num_layers, skip_attention, skip_feed_forward) -> np.ndarray:
@@ -143,8 +118,8 @@ def draft_and_verify(parts: registration.Parts, *, depth: int = 8,
   open_gates(layers, skip_attention, skip_feed_forward)
   drafter = self_draft.SelfDrafter(
       parts.target,
-      SkippedLayers(tuple(skip_attention), tuple(skip_feed_forward), depth,
-                    threshold_lib.ConfidenceThreshold(threshold)), depth, draw)
+      SkippedLayers(tuple(skip_attention), tuple(skip_feed_forward), depth),
+      depth, draw, controller=threshold_lib.ConfidenceThreshold(threshold))
   rule = matching.SampleAndMatch() if draw == "top_k" else (
       recursive.Rejection())
   return registration.compose("draft_and_verify", parts, drafter, rule)

@@ -1,5 +1,6 @@
 """Draft & Verify: what a faithful implementation must show."""
 
+import dataclasses
 import types as python_types
 
 import jax.numpy as jnp
@@ -7,10 +8,12 @@ import numpy as np
 import pytest
 
 from spec_jax import api
+from spec_jax import controllers
 from spec_jax import systems
-from spec_jax.controllers import threshold
+from spec_jax.controllers import learned
 from spec_jax.core import types
-from spec_jax.systems.self_speculative import draft_and_verify
+from spec_jax.drafters import self_draft
+from tests import toy
 from tests.systems.self_speculative import models
 
 PROMPTS = [[3, 1, 4, 1, 5], [9, 2]]
@@ -55,16 +58,37 @@ def outcome(drafted, accepted, depth=4):
     (4, 4, [.001] * 3 + [0] * 3)], ids=["rejected", "short", "full"])
 def test_threshold_moves_with_what_was_accepted(drafted, accepted, moves):
   """Rejected drafts raise it; short ones, accepted for long, lower it."""
-  policy = draft_and_verify.SkippedLayers(
-      (), (), 4, threshold.ConfidenceThreshold(0.6))
-  model, _ = models.deep(4)
-  state = policy.init(model, 1)
+  model, params = models.deep(4)
+  system, _ = systems.build(
+      "draft_and_verify", models.bundle(model, params), depth=4)
+  state = system.drafter.init(None, 1, 8)
   values = [float(state.control.threshold[0])]
   for _ in moves:
-    state = policy.update(model, None, state, policy.plan(model, state),
-                          outcome(drafted, accepted))
+    state = system.drafter.update(None, state, outcome(drafted, accepted))
     values.append(float(state.control.threshold[0]))
   np.testing.assert_allclose(np.diff(values), moves, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", controllers.names())
+def test_every_controller_leaves_the_text_alone(name):
+  model, params = models.deep(4)
+  system, params = systems.build(
+      "draft_and_verify", models.bundle(model, params), depth=4)
+  drafter = dataclasses.replace(
+      system.drafter, controller=controllers.get(name))
+  result = api.generate(dataclasses.replace(system, drafter=drafter), params,
+                        PROMPTS, max_new_tokens=12)
+  for prompt, text in zip(PROMPTS, result.tokens):
+    assert prompt + text == toy.greedy_reference(
+        model, params.target, prompt, 12)
+  shares = result.stats.drafted / (4 * result.stats.target_calls)
+  assert shares == 1 if name == "fixed" else shares < 1
+
+
+def test_features_are_not_offered():
+  head = learned.LearnedAcceptance(learned.AcceptanceHead())
+  with pytest.raises(ValueError, match="a self-draft has none for it"):
+    self_draft.SelfDrafter(None, None, 4, controller=head)
 
 
 def test_unknown_layer_is_named():

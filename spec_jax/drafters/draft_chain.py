@@ -1,0 +1,46 @@
+"""The chain of a draft model: of one length, or as long as a controller wants.
+
+For rules that are exact whatever length the chain of a row has, as long as the
+length was decided by what had been drafted before (see `protocols.Controller`).
+"""
+
+from typing import Any
+
+from spec_jax import controllers
+from spec_jax.controllers import cost_model
+from spec_jax.drafters import chain_draft_model
+from spec_jax.drafters import draft_model
+
+# Where nothing was measured; `python -m experiments.calibrate` measures both.
+DRAFT_COST = cost_model.CostModel.draft_cost
+CHECK_COST = cost_model.CostModel.check_cost
+
+
+def draft_chain(model: Any, depth: int, draw: str = "iid",
+                controller: str | None = None, draft_cost: float = DRAFT_COST,
+                check_cost: float = CHECK_COST) -> Any:
+  """A drafter of chains.
+
+  Args:
+    model: a `protocols.TargetModel`.
+    depth: most tokens; without a controller always so many.
+    draw: how they are drawn, see `ChainDraftModel`.
+    controller: one of `controllers.names()`, or None.
+    draft_cost: time of a draft forward over that of a target forward of one
+      token; only controllers that weigh costs look at it.
+    check_cost: what one more token adds to a target forward, likewise.
+
+  Raises:
+    ValueError: for an unknown controller, or a cost below 0.
+  """
+  if controller is None:
+    return draft_model.DraftModel(model, (1,) * depth, draw)
+  if min(draft_cost, check_cost) < 0:
+    raise ValueError(
+        f"draft_cost={draft_cost} and check_cost={check_cost}, expected >= 0.")
+  # The target's forward has `depth` places for drafts, full or empty: what a
+  # shorter chain saves are draft forwards, and beside such a forward.
+  beside = 1 + depth * check_cost
+  return chain_draft_model.ChainDraftModel(
+      model, controllers.get(controller, draft_cost=draft_cost / beside),
+      depth, draw)
