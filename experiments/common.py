@@ -20,6 +20,7 @@ from spec_jax.core import registry
 from spec_jax.executors import fused
 from spec_jax.executors import hosted
 from spec_jax.kernels import backend as backend_lib
+from spec_jax.verifiers import walk
 
 BASELINE = "autoregressive"
 _ROOT = pathlib.Path(__file__).parent.parent
@@ -108,9 +109,11 @@ def define_models(values: flags.FlagValues) -> None:
                       flag_values=values)
   flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16", "float16"),
                     "Of parameters and computation.", flag_values=values)
-  flags.DEFINE_enum("backend", "auto", backend_lib.BACKENDS, "Of attention:"
-                    " kernels where the device has them, always (interpreted"
-                    " on a CPU: slow), or never.", flag_values=values)
+  flags.DEFINE_enum(
+      "backend", "auto", backend_lib.BACKENDS, "Of attention and verification:"
+      " kernels where they are known to pay, wherever the device has them"
+      " (interpreted on a CPU: slow), or never. Shapes, types, rules and walks"
+      " that no kernel takes are left to XLA.", flag_values=values)
 
 
 def define_systems(values: flags.FlagValues, default: Sequence[str] | None,
@@ -210,7 +213,7 @@ def choose(bundle: spec_jax.Bundle, names: Sequence[str] | None,
     for name in wanted:
       hyper[name] = bundle.tuned.get(name, {}) | hyper[name]
       try:
-        system, params = systems.build(name, bundle, **hyper[name])
+        system, params = build(name, bundle, **hyper[name])
       except ValueError as error:
         if names:
           raise ValueError(f"{name}: {error}") from error
@@ -220,6 +223,14 @@ def choose(bundle: spec_jax.Bundle, names: Sequence[str] | None,
           name, system, params, systems.hyper_parameters(name) | hyper[name],
           systems.info(name).exact, baseline_name(name)))
   return chosen, skipped
+
+
+def build(name: str, bundle: spec_jax.Bundle, **hyper: Any
+          ) -> tuple[spec_jax.System, spec_jax.Params]:
+  """`systems.build`, the verification on the backend of the bundle's models."""
+  system, params = systems.build(name, bundle, **hyper)
+  return dataclasses.replace(
+      system, walk=walk.on(bundle.backend, system.walk)), params
 
 
 def baseline_name(name: str) -> str:

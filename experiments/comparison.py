@@ -123,7 +123,7 @@ def with_audit(result: Result, work: workload_lib.Workload) -> Result:
     return result  # Such a drafter has no law, and does not run on the device.
   # The optimum is that of one node. A rule that judges a whole tree, or pools
   # the children of several nodes, may keep more below the root.
-  judged = result.choice.system.walk is walk.walk
+  judged = walk.is_plain(result.choice.system.walk)
   audit = acceptance.audit(
       result.choice.at(result.temperature), result.choice.params, work,
       optimum if judged else lambda *_: None)

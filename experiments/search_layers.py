@@ -20,7 +20,6 @@ import numpy as np
 from tqdm import auto as tqdm
 
 from experiments import common
-from spec_jax import systems
 from spec_jax.core import keys as keys_lib
 from spec_jax.core import sampling as sampling_lib
 from spec_jax.evaluation import prompts as prompts_lib
@@ -43,7 +42,7 @@ class Objective:
   """
 
   def __init__(self, bundle, values):
-    self._system, self._params = systems.build(
+    self._system, self._params = common.build(
         _NAME, bundle, skip_attention=(), skip_feed_forward=())
     self._system = self._system.with_sampling(sampling_lib.GREEDY)
     self._values = values

@@ -58,6 +58,11 @@ class Bundle:
   def end_of_text(self) -> int | None:
     return None if self.tokenizer is None else self.tokenizer.end_of_text
 
+  @property
+  def backend(self) -> str:
+    """Of the target, see `with_backend`; "auto" if it lets none be chosen."""
+    return getattr(self.target.module, "backend", "auto")
+
   def with_backend(self, backend: str) -> "Bundle":
     """The same, all models' attention on "auto", "pallas" or "xla"."""
     return dataclasses.replace(

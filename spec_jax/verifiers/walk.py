@@ -69,12 +69,35 @@ def walk(verifier, sampling: sampling_lib.Sampling, tree: types.DraftTree,
 
 @dataclasses.dataclass(frozen=True)
 class Walk:
-  """`walk` on a backend of choice, as a `System.walk` hashed by value."""
+  """`walk` on a backend of choice, as a `System.walk` hashed by value.
+
+  Rules, samplings and shapes that no kernel takes are left to XLA.
+  """
 
   backend: str = "auto"
 
   def __call__(self, verifier, sampling, tree, p_logits, ctx):
     return walk(verifier, sampling, tree, p_logits, ctx, self.backend)
+
+
+def is_plain(walk_fn) -> bool:
+  """Whether a `System.walk` is `walk`, on whichever backend."""
+  return walk_fn is walk or isinstance(walk_fn, Walk)
+
+
+def on(backend: str, walk_fn):
+  """A `System.walk` on one of `kernels.backend.BACKENDS`.
+
+  Walks other than `walk` have no kernel and stay what they are.
+
+  Raises:
+    ValueError: no such backend.
+  """
+  backend_lib.check(backend)
+  if not is_plain(walk_fn):
+    return walk_fn
+  # As systems are composed, so that what was compiled for them serves.
+  return walk if backend == "auto" else Walk(backend)
 
 
 def walk_on_chip(kernel, rule, sampling, tree, p_logits, keys, length,

@@ -8,6 +8,7 @@ import pytest
 from experiments import common
 import spec_jax
 from spec_jax import systems
+from spec_jax.verifiers import walk
 
 
 def test_no_names_mean_the_default_and_all_means_all(tiny):
@@ -34,6 +35,19 @@ def test_bad_choice_names_the_flag_and_what_is_allowed(flag, allowed, capsys):
   assert common.launch("", common.define_models, lambda values: 0, [flag]) == 2
   message = capsys.readouterr().err
   assert message.startswith(f"error: flag {flag}: ") and allowed in message
+
+
+def test_the_backend_of_the_models_is_that_of_verification(tiny):
+  bundle = spec_jax.load_bundle(tiny)
+  names = ["mcsd", "block_verification"]
+  plain, block = common.choose(bundle, names, ())[0]
+  assert plain.system.walk is walk.walk
+  asked = bundle.with_backend("xla")
+  choices, _ = common.choose(asked, names, ())
+  assert choices[0].system.walk == walk.Walk("xla")
+  assert choices[1].system.walk is block.system.walk  # It has no kernel.
+  baseline = common.baseline_of(asked, choices[0])
+  assert baseline.system.walk == walk.Walk("xla")
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """A bundle small enough to run every program in seconds."""
 
+import pathlib
+
 import jax
 import pytest
 
@@ -18,7 +20,28 @@ _TEXTS = ("def area(radius):\n  return 3.14 * radius * radius\n",
 def tiny(tmp_path_factory):
   """Folder of a bundle: a random target, a noisy copy of it as the draft."""
   folder = tmp_path_factory.mktemp("bundle")
-  tokenizer = data.train_tokenizer(_TEXTS, 280)
+  vocab_size = write_pair(folder, _TEXTS, 280)
+  for name, params in toy.head_params(vocab_size).items():
+    part_file.write(folder, name, toy.HEADS[name], params,
+                    bundle_lib.fingerprint(folder))
+  return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_384(tmp_path_factory):
+  """The same without further parts, and with a vocabulary of 3 x 128 tokens.
+
+  Such a multiple is what the verification kernel for TPUs takes.
+  """
+  folder = tmp_path_factory.mktemp("bundle_384")
+  source = pathlib.Path(__file__).read_text(encoding="utf-8")
+  assert write_pair(folder, (*_TEXTS, source), 384) == 384
+  return str(folder)
+
+
+def write_pair(folder, texts, vocab_size) -> int:
+  """Writes the models and a tokenizer of `texts`; returns its size."""
+  tokenizer = data.train_tokenizer(texts, vocab_size)
   tokenizer.save(str(folder / "source.json"))
   config = toy.config(vocab_size=tokenizer.get_vocab_size())
   params = toy.sharpen(contract.decoder_model(config).init(jax.random.key(1)))
@@ -31,7 +54,4 @@ def tiny(tmp_path_factory):
       folder, "tiny", {"target": config, "draft": config},
       {"target": params, "draft": draft}, folder / "source.json",
       [{"prompt": text, "source": "test"} for text in _TEXTS])
-  for name, params in toy.head_params(config.vocab_size).items():
-    part_file.write(folder, name, toy.HEADS[name], params,
-                    bundle_lib.fingerprint(folder))
-  return str(folder)
+  return config.vocab_size

@@ -8,6 +8,8 @@ import shutil
 import pytest
 
 from experiments import generate
+from spec_jax.kernels import tree_attention_tpu
+from spec_jax.kernels import verify_tpu
 from spec_jax.models import checkpoint
 from tests import toy
 
@@ -47,6 +49,30 @@ def test_too_long_is_an_error_unless_truncated(call, capsys):
   assert "pass --truncate to keep the last ones" in capsys.readouterr().err
   assert call(long, "--truncate") == 0
   assert "tokens were left out (--truncate)" in capsys.readouterr().err
+
+
+def test_kernels_for_attention_and_verification_write_the_same(
+    tiny_384, capsys, monkeypatch):
+  calls = []
+
+  def spy_on(module, name):
+    fn = getattr(module, name)
+    monkeypatch.setattr(
+        module, name,
+        lambda *args, **kwargs: calls.append(name) or fn(*args, **kwargs))
+
+  def text(backend):
+    assert generate.main([
+        f"--bundle={tiny_384}", "--system=mcsd", "--prompt=def area(r):",
+        "--temperature=0.8", "--max_new_tokens=6", f"--backend={backend}"]) == 0
+    return capsys.readouterr().out
+
+  spy_on(tree_attention_tpu, "attend")
+  spy_on(verify_tpu, "walk")
+  wanted = text("xla")
+  assert not calls
+  assert text("pallas") == wanted
+  assert set(calls) == {"attend", "walk"}
 
 
 @pytest.mark.parametrize("flags,message", [

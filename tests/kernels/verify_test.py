@@ -17,6 +17,7 @@ from spec_jax.kernels import backend as backend_lib
 from spec_jax.kernels import verify_gpu
 from spec_jax.kernels import verify_law
 from spec_jax.kernels import verify_tpu
+from spec_jax.verifiers import joint
 from spec_jax.verifiers import matching
 from spec_jax.verifiers import recursive
 from spec_jax.verifiers import walk
@@ -247,6 +248,18 @@ def test_gpu_falls_back(vocab, sampling, dtype):
   tree, laws, _ = _shapes(vocab, dtype=dtype)
   assert not verify_gpu.supports("iid", sampling, tree, laws)
   assert not verify_gpu.supports(None, sampling, tree, laws)
+
+
+def test_a_backend_is_chosen_for_the_plain_walk_only():
+  for backend in ("pallas", "xla"):
+    assert walk.on(backend, walk.walk) == walk.Walk(backend)
+    assert walk.on(backend, walk.Walk("xla")) == walk.Walk(backend)
+    assert walk.on(backend, joint.walk) is joint.walk
+  assert walk.on("auto", walk.Walk("xla")) is walk.walk
+  assert walk.is_plain(walk.walk) and walk.is_plain(walk.Walk("pallas"))
+  assert not walk.is_plain(joint.walk)
+  with pytest.raises(ValueError, match="'triton'.*auto"):
+    walk.on("triton", joint.walk)
 
 
 def test_a_walk_of_choice_is_hashed_by_value():
