@@ -23,16 +23,18 @@ class ThresholdState:
 
 @dataclasses.dataclass(frozen=True)
 class ConfidenceThreshold:
-  """Draft & Verify (Zhang et al. 2023, arXiv 2309.08168): adaptive exit..
+  """Draft & Verify (Zhang et al. 2023, arXiv 2309.08168): adaptive exit.
 
   Drafting stops after a token less likely than the threshold; that token is
   verified with the others. After each round the threshold moves by
   `(1 - threshold_decay) * step`: up while fewer than `target_rate` of the
   drafts are accepted, down otherwise, unless as many as possible were drafted.
-  Unlike in the published code it stays within 0 and 1.
+  Unlike in the published code it stays between 0 and 1, or its start where that
+  is more.
 
   Attributes:
-    threshold: at the start of a text.
+    threshold: at the start of a text. Above 1 each round drafts one token; at 1
+      it goes on after one whose probability is rounded to 1.
     step: 0 keeps the threshold as it is.
     target_rate: of accepted among drafted tokens.
     rate_decay: weight of the past in the running rate, which starts at 0.
@@ -47,10 +49,14 @@ class ConfidenceThreshold:
   taps: ClassVar[tuple[str, ...]] = ()
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
+    if not 0 <= self.threshold < float("inf"):
+      raise ValueError(
+          f"threshold={self.threshold}, expected 0 or more: 0 never stops, a"
+          " bound above 1 after every token.")
+    for name in ("step", "target_rate", "rate_decay", "threshold_decay"):
+      value = getattr(self, name)
       if not 0 <= value <= 1:
-        raise ValueError(f"{field.name}={value}, expected in [0, 1].")
+        raise ValueError(f"{name}={value}, expected in [0, 1].")
 
   def init(self, batch):
     return ThresholdState(jnp.full((batch,), self.threshold, jnp.float32),
@@ -72,4 +78,5 @@ class ConfidenceThreshold:
         rate < self.target_rate, self.step,
         jnp.where(checked.is_full, 0.0, -self.step)).astype(jnp.float32)
     threshold = state.threshold + (1 - self.threshold_decay) * move
-    return ThresholdState(jnp.clip(threshold, 0.0, 1.0), rate)
+    return ThresholdState(
+        jnp.clip(threshold, 0.0, max(1.0, self.threshold)), rate)

@@ -69,6 +69,17 @@ def test_threshold_stops_after_the_unsure_token():
   np.testing.assert_array_equal(moved.threshold, state.threshold)
 
 
+def test_above_any_probability_each_round_drafts_one_token():
+  """At 1 a draft without a doubt is followed by another; and so it stays."""
+  for bound, count in ((1.0, 5), (1.1, 1)):
+    controller = threshold.ConfidenceThreshold(threshold=bound)
+    state = controller.init(ROWS)
+    for _ in range(3):
+      found = lengths(controller, state, most=5, confidences=[1.] * 5)
+      assert (found == count).all()
+      state = controller.update(state, checked(count, 0))
+
+
 def round_keys(position):
   return keys_lib.row_keys(0, ROWS), jnp.full((ROWS,), position, jnp.int32)
 
@@ -220,7 +231,8 @@ def test_names_build():
 
 
 @pytest.mark.parametrize("make,message", [
-    (lambda: threshold.ConfidenceThreshold(threshold=1.5), "threshold=1.5"),
+    (lambda: threshold.ConfidenceThreshold(threshold=-.5), "threshold=-0.5"),
+    (lambda: threshold.ConfidenceThreshold(step=1.5), "step=1.5"),
     (lambda: bandits.Thompson(0.), "prior_accepted=0.0"),
     (lambda: bandits.UpperConfidence(()), r"lengths=\(\)"),
     (lambda: bandits.UpperConfidence(draft_cost=-1.), "draft_cost=-1.0"),

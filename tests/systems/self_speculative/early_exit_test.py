@@ -85,9 +85,9 @@ def test_an_adapter_of_attention_alone_has_no_feed_forward():
 
 
 def test_length_follows_the_threshold():
-  always, never = (play("kangaroo", depth=4, threshold=bound)
-                   for bound in (0.0, 1.0))
-  for played, wanted in ((always, 4), (never, 1)):
+  """Without a bound the published six drafts, above 1 one in each round."""
+  always, never = (play("kangaroo", threshold=bound) for bound in (0.0, 1.1))
+  for played, wanted in ((always, 6), (never, 1)):
     for step in played:
       running = step.before.status == types.Status.RUNNING
       assert (step.proposed.num_drafted[running] == wanted).all()
