@@ -63,8 +63,8 @@ class ConfidenceExpanded(growth.Limits):
   arXiv 2402.02082).
 
   Attributes:
-    widths: children of a node, by the tenth in which the probability of the
-      most likely one lies.
+    widths: children of a node, by the probability of the most likely one: one
+      number for each of as many equal parts of [0, 1], the lowest first.
   """
 
   widths: tuple[int, ...] = (8, 8, 8, 6, 6, 6, 4, 4, 2, 2)
@@ -89,10 +89,10 @@ class ConfidenceExpanded(growth.Limits):
   def children(self, law, reach, keys):
     del keys
     tokens, log_probs = _top(law, self.max_children)
-    num_bins = len(self.widths)
-    tenth = jnp.clip((jnp.exp(log_probs[:, :, 0]) * num_bins).astype(jnp.int32),
-                     0, num_bins - 1)
-    widths = jnp.asarray(self.widths, jnp.int32)[tenth]
+    num_parts = len(self.widths)
+    part = jnp.clip((jnp.exp(log_probs[:, :, 0]) * num_parts).astype(jnp.int32),
+                    0, num_parts - 1)
+    widths = jnp.asarray(self.widths, jnp.int32)[part]
     is_in = (jnp.arange(self.max_children)[None, None] < widths[:, :, None])
     scores = jnp.where(is_in, reach[:, :, None] + log_probs, -jnp.inf)
     return tokens, scores, scores

@@ -11,8 +11,10 @@ abstract and descriptions by others (arXiv repository page): sizes, weights,
 temperature and the form of the router, one linear map taught by the target's
 law over the groups, are ours, as are groups of equal size; a head's rows are
 read per group only where that is less than the whole head, else the whole is
-computed and the rest left out; the last prompt token is the first root, so a
-prompt of one token drafts nothing in its first round.
+computed and the rest left out; the net starts afresh, where HASS, whose
+training in steps it takes over, starts with EAGLE's net; text, start, clipping
+and rates of the training depart as in `eagle_1`; the last prompt token is the
+first root, so a prompt of one token drafts nothing in its first round.
 """
 
 from spec_jax.core import registry

@@ -8,7 +8,7 @@ repository's rule with q = 1. The net is EAGLE-1's: `python -m experiments.train
 --system=eagle_2`. Departures: the last prompt token is the first root, so a
 prompt of one token drafts nothing in its first round; ties go to the better
 parent; the repository's timed choice of the number of nodes is left to
-`experiments.calibrate`.
+`experiments.calibrate`; the training is that of `eagle_1`, with its departures.
 """
 
 from spec_jax.core import registry

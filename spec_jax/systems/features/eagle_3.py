@@ -1,13 +1,16 @@
 """EAGLE-3: features of three depths, and a net trained on its own guesses.
 
-Li et al. 2025, Sec. 3.1 (low, middle and high features of the target, mapped
-to one; attention over embedding and feature side by side; an output head of its
+Li et al. 2025, Sec. 3.1 (low, middle and high features of the target, mapped to
+one; attention over embedding and feature side by side; an output head of its
 own over the frequent tokens) and 3.2 (training-time test: the net reads its own
 guesses over several steps and learns the target's law alone). Tree and rule are
 EAGLE-2's, with 60 nodes and depth 8. Train with `python -m experiments.train
 --system=eagle_3`. Departures: the head starts as the target's, rows and norm;
 the last prompt token is the first root, so a prompt of one token drafts nothing
 in its first round; targets of fewer than 7 layers lend the thirds of theirs.
+Our recipe trains on three steps of own guesses (the release: seven), on text of
+which half is the target's own (there: all answers are); clipping, start of the
+rest and rates of the training depart as in `eagle_1`.
 """
 
 from spec_jax.core import registry

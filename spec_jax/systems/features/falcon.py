@@ -14,8 +14,9 @@ duplicates); the newest block is always the last k pairs, whatever was accepted,
 and in training blocks begin at a random pair; the share that is shown is drawn
 up to its first value of 0.4 where the paper lets it fall over the epochs; what
 is shown takes the place of what is read at that place, and is not learnt; the
-hard label is the target's most likely token; a prompt of k tokens or fewer
-drafts nothing in its first round.
+hard label is the target's most likely token; text, start, clipping and rates of
+the training depart as in `eagle_1`; a prompt of k tokens or fewer drafts
+nothing in its first round.
 """
 
 from spec_jax.core import registry

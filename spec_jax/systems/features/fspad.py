@@ -9,9 +9,9 @@ with the target's own draw. Train with `python -m experiments.train
 --system=fspad`, by EAGLE's recipe and losses. Departures: the formulas were not
 at hand, only the abstract (arXiv repository page) and a digest, so that this is
 a reconstruction: a space twice as wide, `f + W (U f * silu(G e))`, and the
-outputs `x + A x` and `x + B x`; the regressed one is handed on. The last prompt
-token is the first root, so a prompt of one token drafts nothing in its first
-round.
+outputs `x + A x` and `x + B x`; the regressed one is handed on. Text, start,
+clipping and rates of the training depart as in `eagle_1`. The last prompt token
+is the first root, so a prompt of one token drafts nothing in its first round.
 """
 
 from spec_jax.core import registry

@@ -1,14 +1,15 @@
 """GliDe: a small model that attends to the target's keys and values.
 
 Du et al. 2024, Sec. 3.1 and the repository: between self-attention and
-feed-forward of a one-layer model stands cross-attention, without a norm, over
-the committed keys and values of the target's last layer, as they are cached. A
-greedy chain of four drafts. In training a token sees the target only in earlier
-blocks of five, as a draft does. Train it with `python -m experiments.train
---system=glide`. Departures: one layer, where the repository allows more (their
-cache would depend on what was drafted when); half of the training text is the
-target's own; at temperature > 0, unfinished in the repository, drafts are
-matched with the target's own draw.
+feed-forward of a one-layer model, with embedding and output head of its own,
+stands cross-attention, without a norm, over the committed keys and values of
+the target's last layer, as they are cached. A greedy chain of four drafts. In
+training a token sees the target only in earlier blocks of five, as a draft
+does. Train it with `python -m experiments.train --system=glide`. Departures:
+one layer, where the repository allows more (their cache would depend on what
+was drafted when); half of the training text is the target's own; at temperature
+> 0, unfinished in the repository, drafts are matched with the target's own
+draw.
 """
 
 from spec_jax.core import registry

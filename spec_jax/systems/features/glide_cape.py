@@ -1,10 +1,10 @@
 """CaPE: GliDe's chain, with more candidates where it is unsure.
 
 Du et al. 2024, Sec. 3.2 and the repository: at each step of the greedy chain so
-many of the most likely tokens are proposed as the tenth says in which the
-probability of the first one lies; all but the first are leaves. The model is
-that of `glide`: `python -m experiments.train --system=glide`. Departures: as in
-`glide`.
+many of the most likely tokens are proposed as `widths` says of the part of [0,
+1], by default a tenth of it, in which the probability of the first one lies;
+all but the first are leaves. The model is that of `glide`: `python -m
+experiments.train --system=glide`. Departures: as in `glide`.
 """
 
 from spec_jax.drafters import glide_drafter

@@ -13,8 +13,9 @@ another path's, as in the repository, changes what the target says of it; they
 are those said of the best path; each serial node has heads of its own, not the
 best one alone; the heads learn from the net's own first guess, and from the
 first step on (the repository leaves out their law for two epochs), with two
-residual blocks each in our recipe (the paper has five); the last prompt token
-is the first root, so a prompt of one token drafts nothing in its first round.
+residual blocks each in our recipe (the paper has five); text, start, clipping
+and rates of the training depart as in `eagle_1`; the last prompt token is the
+first root, so a prompt of one token drafts nothing in its first round.
 """
 
 from spec_jax.core import registry

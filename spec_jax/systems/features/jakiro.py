@@ -10,8 +10,9 @@ with `python -m experiments.train --system=jakiro`: EAGLE's losses, half as
 heavy for the second guess. Departures: the levels of the second guess hang
 below the nodes it was made for (in the repository they keep the numbers of the
 level above, so that some hang below a wrong parent); the variant with a static
-tree for sampling is not built; the last prompt token is the first root, so a
-prompt of one token drafts nothing in its first round.
+tree for sampling is not built; text, start, clipping and rates of the training
+depart as in `eagle_1`; the last prompt token is the first root, so a prompt of
+one token drafts nothing in its first round.
 """
 
 from spec_jax.core import registry

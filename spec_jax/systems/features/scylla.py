@@ -10,8 +10,9 @@ Train with `python -m experiments.train --system=scylla`. Departures: the text
 of the paper was not at hand, only its abstract and notes by others (arXiv
 repository page), so that sizes and losses are ours: three layers, the target's
 law alone; the target's output head in place of one of its own, and text half
-the corpus's and half the target's; the last prompt token is the first root, so
-a prompt of one token drafts nothing in its first round.
+the corpus's and half the target's, with start and clipping of `eagle_1`; the
+last prompt token is the first root, so a prompt of one token drafts nothing in
+its first round.
 """
 
 from spec_jax.core import registry

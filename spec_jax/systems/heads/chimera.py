@@ -9,7 +9,9 @@ experiments.train --system=chimera`. Departures: one head serves all steps, as
 it begins; the paths drafted are those of Medusa's static tree, the published
 list being unknown to us; drafts are matched with the target's own draw (the
 repository tests each of several paths by rejection for itself, which is not
-exact); before the first token has a feature, its place is taken by zeros.
+exact); before the first token has a feature, its place is taken by zeros; the
+weights of the losses on features, logits and tokens, 1, 0.01 and 1, are ours;
+half of the training text is the target's own.
 """
 
 from spec_jax.core import registry

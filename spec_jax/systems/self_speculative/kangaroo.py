@@ -10,7 +10,9 @@ drafts and a threshold of 0.6 as in the repository. Train the adapter with
 `python -m experiments.train --system=kangaroo`. Departures: the last draft goes
 through the adapter in its own round (the repository: in the next one, and only
 if all were accepted); at temperature > 0, which the repository does not have,
-the drafts are matched with the target's own draw.
+the drafts are matched with the target's own draw; half of the training text is
+the target's own, the gradient's norm is kept below 1 (the repository: 0.5), and
+the adapter starts small, so that at first the stream is read as it is.
 """
 
 from spec_jax.controllers import threshold as threshold_lib
