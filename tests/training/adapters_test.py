@@ -7,6 +7,7 @@ import tempfile
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from spec_jax.controllers import fixed
 from spec_jax.core import types
@@ -22,25 +23,37 @@ from tests.training import features_test
 OPTIONS = adapters.AdapterRecipe(
     toy.HEADS["kangaroo"], num_steps=80, batch=8, length=16, learning_rate=1e-2,
     judged_depth=3, dtype="float32")
+RECIPES = {"kangaroo": OPTIONS, "eesd": dataclasses.replace(
+    OPTIONS, hyper=toy.HEADS["eesd"], is_self_taught=True)}
+
+
+def windows(options):
+  """Text of the target; but for the self-taught half of it is a corpus's."""
+  own = features_test.texts()
+  if options.is_self_taught:
+    return data.Rows(own, options.batch)
+  corpus = np.random.default_rng(2).integers(0, toy.VOCAB, 2048)
+  return data.Mixed(data.Windows(
+      corpus.astype(np.uint16), options.batch, options.length), own)
 
 
 @functools.cache
-def trained():
-  model = early_exit.from_hyper(
-      toy.bundle().target, "kangaroo", toy.HEADS["kangaroo"])
-  frozen = features_test.frozen()
-  recipe = adapters.recipe(OPTIONS, model, frozen)
+def trained(name="kangaroo"):
+  options, frozen = RECIPES[name], features_test.frozen()
+  model = early_exit.from_hyper(toy.bundle().target, name, options.hyper)
+  recipe = adapters.recipe(options, model, frozen)
   with tempfile.TemporaryDirectory() as folder:
     params = loop.fit(
-        recipe, data.Rows(features_test.texts(), OPTIONS.batch), frozen=frozen,
-        num_steps=OPTIONS.num_steps, folder=folder)
+        recipe, windows(options), frozen=frozen, num_steps=options.num_steps,
+        folder=folder)
   return model, recipe.init(jax.random.key(0)), params
 
 
-def test_measured_acceptance_is_that_of_decoding():
+@pytest.mark.parametrize("name", RECIPES)
+def test_measured_acceptance_is_that_of_decoding(name):
   """One round of decoding from every prefix, at temperature 0."""
-  depth, (model, _, own) = 3, trained()
-  params = {**features_test.frozen(), "kangaroo": own}
+  depth, (model, _, own) = 3, trained(name)
+  params = {**features_test.frozen(), name: own}
   tokens = features_test.texts(2, 12).astype(np.int32)
   found = np.asarray(adapters.accepted(model, params, tokens, depth))
   system = rounds.compose(early_exit_drafter.EarlyExitDrafter(
@@ -55,10 +68,12 @@ def test_measured_acceptance_is_that_of_decoding():
   assert 0 < wanted.sum() < wanted.size
 
 
-def test_training_raises_acceptance():
-  model, before, after = trained()
+@pytest.mark.parametrize("name", RECIPES)
+def test_training_raises_acceptance(name):
+  model, before, after = trained(name)
   evaluate = adapters.evaluator(
-      OPTIONS, model, features_test.frozen(), features_test.texts(80)[64:])
+      RECIPES[name], model, features_test.frozen(),
+      features_test.texts(80)[64:])
   before, after = evaluate(before), evaluate(after)
   assert after["tokens_per_call"] > before["tokens_per_call"] + .1
 

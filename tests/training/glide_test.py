@@ -20,8 +20,9 @@ from tests.training import features_test
 
 OPTIONS = glide.GlideRecipe(
     {"d_model": 16, "num_heads": 2, "num_kv_heads": 2, "head_dim": 8,
-     "d_ff": 32, "embed_scale": 4.0}, num_steps=150, batch=8, length=16,
-    learning_rate=2e-2, judged_depth=3, dtype="float32")
+     "d_ff": 32, "embed_scale": 4.0, "tie_embeddings": False},
+    num_steps=150, batch=8, length=16, learning_rate=2e-2, judged_depth=3,
+    dtype="float32")
 
 
 @functools.cache

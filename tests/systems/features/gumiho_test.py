@@ -3,6 +3,7 @@
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from spec_jax import systems
@@ -104,3 +105,22 @@ def test_borrowed_nodes_lengthen_paths_and_take_none_away():
            for played in (with_them, without)]
   size = min(map(len, texts))
   assert texts[0][:size] == texts[1][:size]
+
+
+def test_a_node_lent_to_another_path_would_hear_the_wrong_law():
+  """Why borrowed tokens are nodes of their own, unlike in the repository.
+
+  Behind a text of three tokens stand the paths 1 and 2, 7; the 7 is borrowed to
+  lengthen the first. The repository lets 1 be seen from the 7 that is there.
+  """
+  target, params = toy.bundle().target, toy.bundle().params["target"]
+  tokens = jnp.asarray([[5, 3, 8, 1, 2, 7, 7]])
+  seen = np.tri(7, dtype=bool)
+  seen[4, 3] = seen[6, 4] = seen[6, 5] = False  # The last 7 stands below 1.
+  laws = np.asarray(jax.jit(target.forward)(
+      params, tokens, jnp.asarray([[0, 1, 2, 3, 3, 4, 4]]),
+      jnp.asarray(seen[None])).logits[0])
+  wanted = np.asarray(jax.jit(target.score)(
+      params, jnp.asarray([[5, 3, 8, 1, 7]])).logits[0, -1])
+  np.testing.assert_allclose(laws[6], wanted, atol=1e-4)
+  assert np.abs(laws[5] - wanted).max() > .1

@@ -1,5 +1,7 @@
 """Jakiro: what a faithful implementation must show."""
 
+import collections
+import dataclasses
 from unittest import mock
 
 import jax
@@ -111,6 +113,41 @@ def test_last_level_hangs_below_the_nodes_it_was_guessed_from():
         assert tree.tokens[node] in np.argsort(-logits)[:3]
         found.add((row, int(tree.tokens[above]), int(tree.tokens[node])))
   assert len(found) > 6
+
+
+def other_second_guess():
+  """The experts' weights of the second guess the other way round."""
+  bundle = toy.bundle()
+  own = bundle.params["jakiro"]
+  layer = own["layers_0"]
+  gate = {"kernel": layer["mlp"]["gate"]["kernel"].at[:, 1].multiply(-1)}
+  layer = {**layer, "mlp": {**layer["mlp"], "gate": gate}}
+  return dataclasses.replace(bundle, params={
+      **bundle.params, "jakiro": {**own, "layers_0": layer}})
+
+
+def paths_and_text(bundle):
+  """The paths of a first round, by their length, and what all rounds wrote."""
+  system, params = systems.build(
+      "jakiro", bundle, budget=40, depth=3, top_k=3)
+  played = list(rounds.play(
+      system.with_sampling(sampling_lib.Sampling(0.7)), params,
+      toy.prompts((4, 7)), 9))
+  tree, paths = played[0].tree, {0: ()}
+  found = collections.defaultdict(set)
+  for node in np.flatnonzero(tree.valid[0])[1:]:
+    path = (*paths[int(tree.parents[0, node])], int(tree.tokens[0, node]))
+    paths[int(node)] = path
+    found[len(path)].add(path)
+  return found, played[-1].after.tokens
+
+
+def test_the_second_guess_changes_the_last_level_and_no_text():
+  (ours, text), (theirs, wanted) = map(
+      paths_and_text, (toy.bundle(), other_second_guess()))
+  assert ours[1] == theirs[1] and ours[2] == theirs[2]
+  assert ours[3] != theirs[3]
+  np.testing.assert_array_equal(text, wanted)
 
 
 def test_levels_that_nothing_speaks_for_are_named():

@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import part_training
+from experiments.parts import run as run_lib
+from experiments.parts import vocabularies
 from spec_jax import systems
 from spec_jax.core import keys as keys_lib
 from spec_jax.core import sampling as sampling_lib
@@ -17,6 +20,7 @@ from tests import features as oracle
 from tests import toy
 
 SMALL = dict(budget=8, depth=3, top_k=3)
+SAMPLING = sampling_lib.Sampling(0.7)
 
 
 def with_ids(name, ids):
@@ -26,12 +30,12 @@ def with_ids(name, ids):
 
 
 @functools.cache
-def decode(name, ids=None, temperature=0.7):
+def decode(name, ids=None, sampling=SAMPLING):
   bundle = toy.bundle() if ids is None else with_ids(name, ids)
   system, params = systems.build(name, bundle, **SMALL)
   return jax.device_get(fused.Fused().run(
-      system.with_sampling(sampling_lib.Sampling(temperature)), params,
-      toy.prompts(), keys_lib.row_keys(0, 4), 12))
+      system.with_sampling(sampling), params, toy.prompts(),
+      keys_lib.row_keys(0, 4), 12))
 
 
 @pytest.mark.parametrize("name", ["fr_spec", "vocab_trim"])
@@ -45,6 +49,22 @@ def test_the_text_is_the_same_for_any_vocabulary():
   for ids in ((3,), (0, 5, 11), tuple(range(1, 12, 2))):
     np.testing.assert_array_equal(
         decode("vocab_trim", ids).tokens, whole.tokens)
+
+
+def test_tokens_that_the_target_never_writes_cost_drafts_and_no_text():
+  """A vocabulary apart from what the target may say, wherever it is asked."""
+  sampling = sampling_lib.Sampling(0.7, top_k=2)
+  whole, bundle = decode("eagle_2", sampling=sampling), toy.bundle()
+  logits = jax.jit(bundle.target.score)(
+      bundle.params["target"], jnp.asarray(whole.tokens)).logits
+  may_be = np.asarray(jax.lax.top_k(logits, 2)[1])
+  is_asked = np.arange(whole.tokens.shape[1]) < whole.length[:, None]
+  apart = sorted(set(range(toy.VOCAB)) - set(may_be[is_asked].ravel().tolist()))
+  assert apart
+  ours = decode("vocab_trim", tuple(apart), sampling)
+  np.testing.assert_array_equal(ours.tokens, whole.tokens)
+  assert ours.counts.drafted.sum() and not ours.counts.accepted.sum()
+  assert whole.counts.accepted.sum()
 
 
 def test_order_of_the_ids_does_not_matter():
@@ -82,14 +102,26 @@ def test_coverage_grows_with_the_size_and_bounds_acceptance():
   assert shares == sorted(shares) and shares[-1] == 1
 
 
-def test_counts_of_the_domain_cover_it_better():
-  rng = np.random.default_rng(1)
-  own, foreign = rng.dirichlet(np.full(50, .2), 2)
-  ids = [vocabulary.most_frequent(rng.choice(50, 4000, p=law), 50, 10)
-         for law in (own, foreign)]
-  text = rng.choice(50, 4000, p=own)
-  assert (vocabulary.coverage(text, ids[0])
-          > vocabulary.coverage(text, ids[1]) + .1)
+def test_counts_of_what_the_target_writes_cover_it_better(tmp_path):
+  """Than those of the corpus that begins its texts."""
+  bundle = toy.bundle(end_of_text=0)
+  options = vocabularies.VocabularyRecipe(size=6, own_windows=8, length=16)
+  corpora = np.random.default_rng(1).integers(
+      1, toy.VOCAB, (2, 200)).astype(np.uint16)
+
+  def own_text(options, stream):
+    return part_training.own_text(
+        tmp_path / f"{stream is corpora[0]}.npy", options, bundle.target,
+        bundle.params["target"], stream, seed=0)
+
+  run = run_lib.Run(
+      bundle, corpora[0], corpora[1], own_text, tmp_path, seed=0,
+      checkpoint_every=1, changes={}, progress=None)
+  own, corpus = (choose(options, run)[1]["token_ids"] for choose in (
+      vocabularies.own_vocabulary, vocabularies.corpus_vocabulary))
+  assert len(own) == len(corpus) == 6 and bundle.end_of_text in own
+  text = own_text(options, run.heldout)[:, run_lib.begun(options.length):]
+  assert vocabulary.coverage(text, own) > vocabulary.coverage(text, corpus) + .1
 
 
 def test_tokens_that_must_be_in_are():
