@@ -234,9 +234,9 @@ BUGS = (
         "  tokens = jnp.take_along_axis(tokens, order, -1)\n"
         "  return tokens.astype(jnp.int32), rates > 0",
         ("text of distinct trees",)),
-    Bug("the most likely token of all nodes together",
-        "core.sampling:most_likely", "scores.max(-1, keepdims=True)",
-        "scores.max()", ("greedy text", "greedy blocks")),
+    Bug("the most likely token looked for from the wrong end",
+        "core.sampling:most_likely", "- 1).min(-1)", "- 1).max(-1)",
+        ("greedy text",)),
     Bug("penalty blind to the tokens of the round",
         "verifiers.walk:_walk_row", "seen = seen.at[token].set(True)", "pass",
         ("penalised text",)),
