@@ -205,6 +205,17 @@ def test_xla_never_lowers_to_a_kernel():
     assert lowering.KERNEL[platform] not in text
 
 
+@pytest.mark.parametrize("is_hopper", [True, False])
+def test_gpus_of_other_kinds_are_left_to_xla(monkeypatch, is_hopper):
+  monkeypatch.setattr(backend_lib.jax, "default_backend", lambda: "gpu")
+  monkeypatch.setattr(backend_lib, "has_hopper", lambda: is_hopper)
+  shapes = lowering.shapes(cases.Case(size=64, dtype="bfloat16"))
+  for backend in ("auto", "pallas"):
+    text = lowering.lower("cuda", functools.partial(
+        lib.tree_attention, backend=backend), *shapes)
+    assert (lowering.KERNEL["cuda"] in text) == is_hopper
+
+
 def test_auto_is_xla_on_a_cpu_and_pallas_is_interpreted():
   case = cases.Case(size=8, capacity=32, batch=1)
   arrays = case.arrays()
