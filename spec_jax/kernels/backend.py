@@ -6,8 +6,9 @@ from typing import Any
 import jax
 
 # "auto": the kernel on a TPU or a Hopper GPU, XLA elsewhere and wherever a
-# kernel does not take the shape. "pallas": the same, and on a CPU the kernel
-# is interpreted (for tests). "xla": never a kernel.
+# kernel does not take the shape. "pallas": the same, also where a caller keeps
+# its kernel from "auto", and on a CPU the kernel is interpreted (for tests).
+# "xla": never a kernel.
 BACKENDS = ("auto", "pallas", "xla")
 
 
@@ -36,10 +37,13 @@ def dispatch(backend: str, xla: Callable[..., Any], *args: Any,
     interpreted: for CPUs, used by "pallas" only; None likewise.
   """
   check(backend)
+  is_on_cpu = jax.default_backend() == "cpu"
   if backend == "auto":
-    if jax.default_backend() == "cpu":
+    if is_on_cpu:
       return xla(*args)  # Without tracing kernels that cannot run.
-    interpreted, gpu = None, gpu if has_hopper() else None
+    interpreted = None
+  if not is_on_cpu and not has_hopper():  # A CPU may lower for any GPU.
+    gpu = None
   branches = {"tpu": tpu, "cuda": gpu, "cpu": interpreted}
   branches = {name: fn for name, fn in branches.items() if fn is not None}
   if backend == "xla" or not branches:

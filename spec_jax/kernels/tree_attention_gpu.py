@@ -9,7 +9,10 @@ touched.
 
 The fused products need 16-bit operands in tiles of 64 rows. Float32 is split
 into a bfloat16 and the bfloat16 of what that leaves, the cache as its blocks
-arrive; three products of such parts keep 16 bits of precision.
+arrive; three products of such parts keep 16 bits of precision. Heads are
+taken up to a size of 128 in float32, where a block and its parts fill the chip
+sooner, and up to 256 in 16 bits; larger ones have no kernel here and are left
+to XLA.
 """
 
 import functools

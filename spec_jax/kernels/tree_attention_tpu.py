@@ -3,7 +3,8 @@
 The grid is (row, key/value head, part, step). A step brings one block of the
 prefix on chip; its address is computed from the row's length and page table,
 which are prefetched. A step outside what the row sees names the block that is
-already there, so that nothing is copied, and computes nothing.
+already there, so that nothing is copied, and computes nothing. Heads larger
+than 256 are left to XLA.
 """
 
 import functools

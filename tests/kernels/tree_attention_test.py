@@ -79,7 +79,36 @@ def test_tpu_kernel_equals_oracle(case):
   check(case, on_tpu)
 
 
-# The GPU's tiles are larger: 64 keys a step, 16 bits.
+# The GPU's tiles are larger: 64 keys a step, 64 queries, 16 bits.
+ragged_on_gpu = st.builds(
+    cases.Case,
+    heads=st.just(1),
+    groups=st.sampled_from([1, 3]),
+    size=st.sampled_from([16, 48, 64]),
+    num_nodes=st.sampled_from([1, 7, 30]),
+    num_past=st.sampled_from([0, 40]),
+    capacity=st.sampled_from([64, 192]),
+    page=st.sampled_from([None, 16, 64]),
+    window=st.sampled_from([0, 7, 90]),
+    softcap=st.sampled_from([0.0, 2.0]),
+    num_splits=st.sampled_from([None, 2]),
+    dtype=st.sampled_from(["float32", "bfloat16", "float16"]),
+    seed=st.integers(0, 99))
+
+
+def check_on_gpu(case):
+  queries, keys, *_, prefix, _ = lowering.shapes(case)
+  assert gpu.supports(queries, keys, prefix)
+  check(case, on_gpu, tolerance=SPLIT_TOLERANCE if case.dtype == "float32"
+        else None)
+
+
+@few
+@hypothesis.given(ragged_on_gpu)
+def test_gpu_kernel_equals_oracle_on_ragged_cases(case):
+  check_on_gpu(case)
+
+
 GPU_CASES = [
     cases.Case(size=80, capacity=96, page=32, dtype="bfloat16", window=40,
                softcap=2.0, num_nodes=40, num_past=31, heads=1, seed=1),
@@ -101,9 +130,25 @@ def test_gpu_kernel_leaves_caches_of_odd_size_to_xla():
 
 @pytest.mark.parametrize("case", GPU_CASES, ids=str)
 def test_gpu_kernel_equals_oracle(case):
-  assert gpu.supports(*lowering.shapes(case)[:2], lowering.shapes(case)[4])
-  check(case, on_gpu, tolerance=SPLIT_TOLERANCE if case.dtype == "float32"
-        else None)
+  check_on_gpu(case)
+
+
+# Sizes of large models. Above 128 the GPU kernel takes 16 bits only.
+@pytest.mark.parametrize("platform, size, dtype", [
+    ("tpu", 96, "bfloat16"), ("tpu", 128, "float32"), ("tpu", 256, "float32"),
+    ("tpu", 256, "bfloat16"),
+    ("gpu", 96, "float32"), ("gpu", 128, "float32"), ("gpu", 128, "bfloat16"),
+    ("gpu", 256, "bfloat16")])
+def test_large_heads_equal_oracle(platform, size, dtype):
+  case = cases.Case(batch=1, heads=1, size=size, capacity=72, dtype=dtype)
+  check_on_gpu(case) if platform == "gpu" else check(case, on_tpu)
+
+
+def test_float32_above_128_has_no_kernel_for_gpus():
+  case = cases.Case(size=144)
+  queries, keys, *_, prefix, _ = lowering.shapes(case)
+  assert not gpu.supports(queries, keys, prefix)
+  assert tpu.supports(queries, keys, prefix)
 
 
 @pytest.mark.parametrize("attend_fn", [lib.reference, on_tpu, on_gpu],
@@ -203,6 +248,17 @@ def test_xla_never_lowers_to_a_kernel():
   for platform in ("tpu", "cuda"):
     text = lowering.lower(platform, attend, *lowering.shapes(case))
     assert lowering.KERNEL[platform] not in text
+
+
+@pytest.mark.parametrize("is_hopper", [True, False])
+def test_gpus_of_other_kinds_are_left_to_xla(monkeypatch, is_hopper):
+  monkeypatch.setattr(backend_lib.jax, "default_backend", lambda: "gpu")
+  monkeypatch.setattr(backend_lib, "has_hopper", lambda: is_hopper)
+  shapes = lowering.shapes(cases.Case(size=64, dtype="bfloat16"))
+  for backend in ("auto", "pallas"):
+    text = lowering.lower("cuda", functools.partial(
+        lib.tree_attention, backend=backend), *shapes)
+    assert (lowering.KERNEL["cuda"] in text) == is_hopper
 
 
 def test_auto_is_xla_on_a_cpu_and_pallas_is_interpreted():
