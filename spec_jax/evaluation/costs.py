@@ -126,7 +126,8 @@ def in_turn(system: system_lib.System, params: types.Params,
   Returns:
     a function to call as often as samples are wanted, already compiled.
   """
-  run = _looped(*_pieces(system, params, state))
+  *_, pieces = _pieces(system, params, state)
+  run = _looped(*(piece for _, piece in pieces))
   run()
 
   def timed():
@@ -136,14 +137,21 @@ def in_turn(system: system_lib.System, params: types.Params,
   return timed
 
 
-def _pieces(system, params, state) -> list[_Piece]:
-  """The forwards of a round: the draft's, or its proposal, and the target's."""
+def _pieces(system, params, state):
+  """The calls of a round, whether its proposal is timed whole, and the pieces.
+
+  Pieces come in the order of a round, each behind its call, or behind None if
+  it is the whole proposal.
+  """
   target, draft = calls_lib.of_round(system, params, state)
-  pieces = [_of_call(call, params.target) for call in target]
-  if _is_whole(system, params, state, draft):
-    return [_of_proposal(system, params, state), *pieces]
-  return [*(_of_call(call, system_lib.draft_params(system.drafter, params))
-            for call in draft), *pieces]
+  checks = [(call, _of_call(call, params.target)) for call in target]
+  is_whole = _is_whole(system, params, state, draft)
+  if is_whole:
+    proposal = [(None, _of_proposal(system, params, state))]
+  else:
+    own = system_lib.draft_params(system.drafter, params) if draft else None
+    proposal = [(call, _of_call(call, own)) for call in draft]
+  return target, draft, is_whole, proposal + checks
 
 
 def _is_whole(system, params, state, draft_calls) -> bool:
@@ -215,16 +223,9 @@ class Forwards:
     self._timer = timer
     self._calls, self._fns = {}, {}
     for name, (system, params, state) in cases.items():
-      target, draft = calls_lib.of_round(system, params, state)
-      is_whole = _is_whole(system, params, state, draft)
-      self._calls[name] = (target, draft, is_whole)
-      for call in target:
-        self._fns.setdefault(call, _looped(_of_call(call, params.target)))
-      for call in draft if not is_whole else ():
-        self._fns.setdefault(call, _looped(_of_call(
-            call, system_lib.draft_params(system.drafter, params))))
-      if is_whole:
-        self._fns[name] = _looped(_of_proposal(system, params, state))
+      *self._calls[name], pieces = _pieces(system, params, state)
+      for call, piece in pieces:
+        self._fns.setdefault(name if call is None else call, _looped(piece))
     for fn in self._fns.values():
       fn()
     self._samples = {key: [] for key in self._fns}

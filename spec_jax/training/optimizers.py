@@ -12,6 +12,7 @@ from spec_jax.models import decoder
 # of its linear map.
 _INPUT_AXES = {**decoder.INPUT_AXES, "queries": 1, "gate": 1}
 
+
 def muon(learning_rate: float, num_steps: int, *, warmup: int = 50,
          decay: float = 0.5, weight_decay: float = 0.01
          ) -> optax.GradientTransformation:

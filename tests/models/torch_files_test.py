@@ -32,15 +32,20 @@ def test_every_kind_of_tensor_is_read(tmp_path):
   assert files.dtypes["ids"] == "I64" and files.dtypes["marks"] == "BOOL"
 
 
+def view_of_six(folder, *how):
+  """A file with a view of a storage of six numbers."""
+  path = folder / "a.bin"
+  storage = np.arange(6, dtype=np.float32)
+  torch_writer.save(path, {"view": torch_writer.View(storage, *how)})
+  return path
+
+
 @pytest.mark.parametrize("offset, size, stride, expected", [
     (0, (2, 3), (1, 2), [[0, 2, 4], [1, 3, 5]]), (4, (2,), (1,), [4, 5]),
     (5, (3,), (0,), [5, 5, 5])])
 def test_views_are_read_through_their_strides(
     tmp_path, offset, size, stride, expected):
-  path = tmp_path / "a.bin"
-  storage = np.arange(6, dtype=np.float32)
-  torch_writer.save(
-      path, {"view": torch_writer.View(storage, offset, size, stride)})
+  path = view_of_six(tmp_path, offset, size, stride)
   np.testing.assert_array_equal(
       torch_files.TorchFile(path).read("view"), expected)
 
@@ -52,10 +57,7 @@ def test_views_are_read_through_their_strides(
     (0, (3, 3), (2, 1), "reaches beyond"), (0, (2, 2), (1,), "mismatch")])
 def test_views_that_leave_their_storage_are_refused(
     tmp_path, offset, size, stride, message):
-  path = tmp_path / "a.bin"
-  storage = np.arange(6, dtype=np.float32)
-  torch_writer.save(
-      path, {"view": torch_writer.View(storage, offset, size, stride)})
+  path = view_of_six(tmp_path, offset, size, stride)
   with pytest.raises(ValueError, match=message):
     torch_files.TorchFile(path)
 
