@@ -147,10 +147,12 @@ def _count(bench, name):
 
 def _fit(values, key, changes, bench, name):
   """Trains a part within the budget and writes it."""
-  # A cell of its own: a training that goes on takes as many steps as planned.
-  seconds = _finished(_cell(bench, f"{name}-probe", key), key, _probe, changes,
-                      bench, name)["seconds_per_step"]
-  steps = values.steps or max(2, int(60 * values.minutes / seconds))
+  seconds, steps = None, values.steps
+  if steps is None:
+    # A cell of its own: a training that goes on takes as many as planned.
+    seconds = _finished(_cell(bench, f"{name}-probe", key), key, _probe,
+                        changes, bench, name)["seconds_per_step"]
+    steps = max(2, int(60 * values.minutes / seconds))
   laps = Laps(name)
   hyper, params = bench.fit(name, changes | {"num_steps": steps}, laps)
   bench.write(bench.folder, name, hyper, params)
@@ -158,7 +160,7 @@ def _fit(values, key, changes, bench, name):
   judged = [row for row in log if any(k.startswith("eval_") for k in row)]
   return {"parameters": _size(params), "steps": steps,
           "seconds_per_step": laps.seconds_per_step or seconds,
-          "judged": judged}
+          "machine": cells.stable_environment(), "judged": judged}
 
 
 def _probe(changes, bench, name):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import contextlib
 import dataclasses
 import functools
+import os
 import pathlib
 from typing import Any
 
@@ -126,17 +127,20 @@ def open_bench(models: str, corpus: str | None, folder: pathlib.Path,
 
 
 def define(values: flags.FlagValues) -> None:
-  """--models and --corpus."""
+  """--models, --corpus and --checkpoint_every."""
   flags.DEFINE_string("models", "tiny-python", "A bundle, by name or folder.",
                       flag_values=values)
   flags.DEFINE_string("corpus", None, "As of experiments.train.",
                       flag_values=values)
+  flags.DEFINE_integer("checkpoint_every", 50, "Steps between checkpoints.",
+                       lower_bound=1, flag_values=values)
 
 
 def of_flags(values: flags.FlagValues) -> Bench:
   """What `define`, --out and --seed ask for; raises ValueError."""
   return open_bench(values.models, values.corpus,
-                    report.make_folder(values.out), values.seed, 50)
+                    report.make_folder(values.out), values.seed,
+                    values.checkpoint_every)
 
 
 @contextlib.contextmanager
@@ -183,8 +187,9 @@ def own_text(path: pathlib.Path, recipe: Any, teacher: Any, params: Any,
     rows.append(np.concatenate(
         [begun, np.asarray(result.tokens)], axis=1).astype(np.uint16))
   own = np.concatenate(rows)[:recipe.own_windows]
-  # Under a scratch name first: a torn file must not pass for a whole one.
-  scratch = path.with_suffix(".tmp.npy")
+  # Under a scratch name first, of this process: a torn file must not pass for a
+  # whole one, and two trainings may share a folder.
+  scratch = path.with_suffix(f".{os.getpid()}.npy")
   np.save(scratch, own)
   scratch.replace(path)
   return own

@@ -30,7 +30,7 @@ def training_curves(logs: Mapping[str, Sequence[Mapping[str, float]]],
     axis.plot(steps, losses, color=_LINE, alpha=0.25, linewidth=0.8)
     axis.plot(steps, _smoothed(losses), color=_LINE, linewidth=1.6)
     _mark_heldout(axis, rows, scale)
-    _name(axis, stage, "million tokens", "loss (nats per token)")
+    _name(axis, stage, "million tokens", "loss (a token)")
   return _png(figure)
 
 

@@ -122,7 +122,8 @@ def tree_attention(
   tpu = functools.partial(tree_attention_tpu.attend, options=options)
   gpu = functools.partial(tree_attention_gpu.attend, options=options)
   has_tpu = tree_attention_tpu.supports(queries, fresh_keys, prefix)
-  has_gpu = tree_attention_gpu.supports(queries, fresh_keys, prefix)
+  has_gpu = tree_attention_gpu.supports(queries, fresh_keys, prefix) and (
+      backend == "pallas" or tree_attention_gpu.is_faster(queries))
   return backend_lib.dispatch(
       backend, functools.partial(reference, options=options), *arrays,
       tpu=tpu if has_tpu else None, gpu=gpu if has_gpu else None,

@@ -82,22 +82,54 @@ def fit(
   opt_state = recipe.optimizer.init(params)
   with _manager(folder) as manager:
     params, opt_state, first = _restore(manager, params, opt_state)
-    log = Log(folder / LOG_NAME, first)
+    rows = _Rows(Log(folder / LOG_NAME, first), on_step)
     for step in range(first, num_steps):
       params, opt_state, metrics = update(
           params, opt_state, frozen, batch_fn(step), step)
-      row = {"step": step + 1} | {k: float(v) for k, v in metrics.items()}
+      rows.add(step + 1, metrics)
       is_last = step + 1 == num_steps
       if evaluate and ((step + 1) % evaluate_every == 0 or is_last):
-        row |= {f"eval_{k}": float(v) for k, v in evaluate(params).items()}
-      log.write(row)
+        rows.evaluated(evaluate(params))
       if (step + 1) % checkpoint_every == 0 or is_last:
+        rows.write()  # First: what was saved is never missing in the log.
         manager.save(step + 1, args=ocp.args.StandardSave(
             {"params": params, "opt_state": opt_state}))
         manager.wait_until_finished()
-      if on_step:
-        on_step(step + 1, row)
   return params
+
+
+class _Rows:
+  """The last step's row, until the next step is under way.
+
+  Reading a step's metrics waits for it: the device would have nothing to do
+  while the host reads, logs and makes the next batch.
+  """
+
+  def __init__(self, log: "Log",
+               on_step: Callable[[int, dict[str, float]], None] | None):
+    self._log, self._on_step, self._waiting = log, on_step, None
+
+  def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    """A step that was started; the one before it is written."""
+    self.write()
+    self._waiting = step, metrics, {}
+
+  def evaluated(self, found: dict[str, float]) -> None:
+    """Of the last step that was added."""
+    step, metrics, _ = self._waiting
+    self._waiting = step, metrics, {
+        f"eval_{k}": float(v) for k, v in found.items()}
+
+  def write(self) -> None:
+    """Waits for the step and writes its row, if none did."""
+    if self._waiting is None:
+      return
+    (step, metrics, found), self._waiting = self._waiting, None
+    row = {"step": step} | {
+        k: float(v) for k, v in jax.device_get(metrics).items()} | found
+    self._log.write(row)
+    if self._on_step:
+      self._on_step(step, row)
 
 
 class Log:

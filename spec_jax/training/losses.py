@@ -1,5 +1,7 @@
 """Losses on logits, each a mean over tokens in nats."""
 
+from collections.abc import Sequence
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -28,6 +30,19 @@ def total_variation(p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:
   """TV(p, q) = 1 - acceptance of single-draft rejection at temperature 1."""
   p, q = jax.nn.softmax(p_logits), jax.nn.softmax(q_logits)
   return 0.5 * jnp.abs(p - q).sum(-1).mean()
+
+
+def rejection(p_logits: jax.Array, q_logits: jax.Array,
+              temperatures: Sequence[float] = (0.5, 1.0)) -> jax.Array:
+  """How often single-draft rejection turns a draft down, over temperatures.
+
+  1 - acceptance is the total variation of the two laws (DistillSpec, Sec. 3.1;
+  Direct Alignment, Sec. 3.3). Its gradient vanishes where q gives next to
+  nothing to what p draws: for drafts that imitate p already. A temperature
+  below 1 asks for the likeliest tokens, which is what counts at 0.
+  """
+  return jnp.mean(jnp.stack([
+      total_variation(p_logits / t, q_logits / t) for t in temperatures]))
 
 
 def agreement(p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:

@@ -29,6 +29,7 @@ class ModelRecipe:
     grown_from: name of a model of at most this depth whose weights are the
       start, or None.
     teacher: name of the model whose law is learnt, or None for the corpus.
+    loss: to the teacher's law, by name in `losses`.
     own_windows: so many windows are written by the teacher itself, half of
       them greedily; half of each batch is then such text. A draft is asked
       about the teacher's text, which repeats itself more than people do.
@@ -51,6 +52,7 @@ class ModelRecipe:
   decay: float = 0.5
   grown_from: str | None = None
   teacher: str | None = None
+  loss: str = "forward_kl"
   own_windows: int = 0
   is_shipped: bool = True
   optimizer: str = "muon"
@@ -75,13 +77,18 @@ def _decoder(d_model, num_layers, num_kv_heads, d_ff):
 # a forward of one token is bound by memory, and a few more tokens are cheap.
 # The batches suit a GPU; a CPU needs a day or two for them.
 _LARGE = dict(batch=32, length=512, decay=0.8, dtype="bfloat16")
+_DRAFT = _decoder(192, 3, 1, 512)
 BUNDLES = {
     "tiny-python": {
         "target": ModelRecipe(_decoder(384, 6, 2, 1024), num_steps=2000,
                               learning_rate=4e-3, weight_decay=0.05, **_LARGE),
-        "draft": ModelRecipe(_decoder(192, 3, 1, 512), num_steps=4400,
-                             learning_rate=4e-3, teacher="target",
-                             own_windows=4096, **_LARGE),
+        "imitation": ModelRecipe(_DRAFT, num_steps=4400, learning_rate=4e-3,
+                                 teacher="target", own_windows=4096,
+                                 is_shipped=False, **_LARGE),
+        "draft": ModelRecipe(_DRAFT, num_steps=3000, learning_rate=2e-3,
+                             grown_from="imitation", teacher="target",
+                             loss="rejection", own_windows=16384, data_seed=1,
+                             **_LARGE),
     },
     # Deep and thin, every layer of it trained to be read out: for systems that
     # draft with the target's own layers.
@@ -98,8 +105,13 @@ BUNDLES = {
         "target": ModelRecipe(_decoder(64, 2, 1, 96), num_steps=12, batch=2,
                               length=32, grown_from="shallow",
                               dtype="bfloat16"),
+        "imitation": ModelRecipe(_decoder(64, 1, 1, 64), num_steps=12, batch=2,
+                                 length=32, teacher="target", own_windows=8,
+                                 is_shipped=False),
         "draft": ModelRecipe(_decoder(64, 1, 1, 64), num_steps=12, batch=2,
-                             length=32, teacher="target", own_windows=8),
+                             length=32, grown_from="imitation",
+                             teacher="target", loss="rejection",
+                             own_windows=8),
     },
 }
 
@@ -178,11 +190,12 @@ def corpus_recipe(recipe: ModelRecipe, start=None) -> loop.Recipe:
 
 def distillation_recipe(recipe: ModelRecipe, teacher: contract.LinenModel,
                         start=None) -> loop.Recipe:
-  """Forward KL from the frozen teacher (`frozen` = its parameters).
+  """The recipe's loss to the frozen teacher (`frozen` = its parameters).
 
   The gradient of the forward KL is that of the cross-entropy with the
   teacher's law as soft labels (DistillSpec, Sec. 3.2).
   """
+  distance = getattr(losses, recipe.loss)
   model = contract.decoder_model(recipe.config, recipe.dtype)
   teacher = contract.decoder_model(teacher.config, recipe.dtype)
 
@@ -190,7 +203,7 @@ def distillation_recipe(recipe: ModelRecipe, teacher: contract.LinenModel,
     del key
     p_logits = jax.lax.stop_gradient(teacher.score(frozen, tokens).logits)
     q_logits = model.score(params, tokens).logits
-    return losses.forward_kl(p_logits, q_logits), {
+    return distance(p_logits, q_logits), {
         "acceptance": 1 - losses.total_variation(p_logits, q_logits),
         "agreement": losses.agreement(p_logits, q_logits),
     }

@@ -43,7 +43,7 @@ def check(case, attend_fn, lengths=None, tolerance=None):
 
 
 on_tpu = functools.partial(tpu.attend, interpret=True)
-# On a Hopper GPU (JAX_PLATFORMS=cuda) the kernel itself runs.
+# On a Hopper GPU (JAX_PLATFORMS=cuda,cpu) the kernel itself runs.
 interpreted_on_gpu = functools.partial(
     gpu.attend, interpret=interpreters.InterpretGPUParams())
 on_gpu = (functools.partial(gpu.attend, interpret=None)
@@ -259,6 +259,17 @@ def test_gpus_of_other_kinds_are_left_to_xla(monkeypatch, is_hopper):
     text = lowering.lower("cuda", functools.partial(
         lib.tree_attention, backend=backend), *shapes)
     assert (lowering.KERNEL["cuda"] in text) == is_hopper
+
+
+@pytest.mark.parametrize("backend, is_kernel", [
+    ("auto", False), ("pallas", True)])
+def test_float32_on_a_gpu_must_be_asked_for(monkeypatch, backend, is_kernel):
+  monkeypatch.setattr(backend_lib.jax, "default_backend", lambda: "gpu")
+  monkeypatch.setattr(backend_lib, "has_hopper", lambda: True)
+  shapes = lowering.shapes(cases.Case(size=64, dtype="float32"))
+  text = lowering.lower("cuda", functools.partial(
+      lib.tree_attention, backend=backend), *shapes)
+  assert (lowering.KERNEL["cuda"] in text) == is_kernel
 
 
 def test_auto_is_xla_on_a_cpu_and_pallas_is_interpreted():

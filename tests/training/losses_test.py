@@ -28,6 +28,33 @@ def test_definitions():
                              rtol=1e-6)
 
 
+def test_rejection_is_the_mean_over_temperatures():
+  p_logits = jax.random.normal(jax.random.key(0), (2, 3, 5))
+  q_logits = jax.random.normal(jax.random.key(1), (2, 3, 5))
+  overlaps = [
+      np.minimum(*(np.asarray(jax.nn.softmax(x / t), np.float64)
+                   for x in (p_logits, q_logits))).sum(-1).mean()
+      for t in (0.25, 2.0)]
+  np.testing.assert_allclose(
+      losses.rejection(p_logits, q_logits, (0.25, 2.0)),
+      1 - np.mean(overlaps), rtol=1e-5)
+
+
+def test_rejection_accepts_more_where_a_draft_cannot_imitate():
+  # One law for all contexts: the nearest by the forward KL is their mean.
+  p_logits = 3 * jax.random.normal(jax.random.key(0), (1, 4, 8))
+  mean = jnp.log(jax.nn.softmax(p_logits).mean((0, 1)))
+  spread = lambda q: jnp.broadcast_to(q, p_logits.shape)
+  grad = jax.grad(lambda q: losses.forward_kl(p_logits, spread(q)))(mean)
+  np.testing.assert_allclose(grad, 0, atol=1e-6)
+  turned_down = jax.jit(
+      lambda q: losses.rejection(p_logits, spread(q), (1.0,)))
+  slope, q_logits = jax.jit(jax.grad(turned_down)), mean
+  for _ in range(300):
+    q_logits -= 2.0 * slope(q_logits)
+  assert turned_down(q_logits) < turned_down(mean) - 0.05
+
+
 def test_next_token_shifts_by_one():
   tokens = jnp.asarray([[1, 2, 0]])
   logits = 50.0 * jax.nn.one_hot(jnp.asarray([[2, 0, 1]]), 3)
