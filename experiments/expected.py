@@ -19,7 +19,7 @@ class Budget:
   """One training of one part.
 
   Attributes:
-    machine: it ran on.
+    machine: it ran on, which need not be the one that decoded.
     minutes: of optimiser steps.
     steps: in them.
     batch: windows per step; None for the recipe's.
@@ -55,7 +55,7 @@ def _line(budget):
   windows = f" of {budget.batch} windows" if budget.batch else ""
   shares = " ".join(f"{share:.2f}" for share in budget.accepted)
   remark = f", {budget.remark}" if budget.remark else ""
-  return (f"{budget.minutes:g} min on {budget.machine} ({budget.steps} steps"
+  return (f"{budget.minutes:.2g} min on {budget.machine} ({budget.steps} steps"
           f"{windows}{remark}): expect acceptance to depth 1, 2, ... of"
           f" {shares}")
 
@@ -64,10 +64,18 @@ def _budget(card, part):
   last = part["judged"][-1]
   depths = sorted(int(key.removeprefix(_PREFIX)) for key in last
                   if key.startswith(_PREFIX))
-  return Budget(_machine(card["environment"]), card["flags"]["minutes"],
-                part["steps"], card["flags"]["batch"],
+  return Budget(_machine(part.get("machine", card["environment"])),
+                _minutes(card["flags"], part), part["steps"],
+                card["flags"]["batch"],
                 tuple(last[f"{_PREFIX}{depth}"] for depth in depths),
                 card.get("remark", ""))
+
+
+def _minutes(flags, part):
+  """What was asked for, or what as many steps as were asked for took."""
+  if flags.get("steps") is None:
+    return flags["minutes"]
+  return part["steps"] * part["seconds_per_step"] / 60
 
 
 def _machine(environment: Mapping[str, Any]) -> str:

@@ -31,6 +31,18 @@ def test_budgets_of_a_part_the_least_first(tmp_path):
   assert "with care" in second and second.endswith("0.50 0.25")
 
 
+def test_steps_instead_of_minutes_on_another_machine(tmp_path):
+  (tmp_path / "far.json").write_text(json.dumps({
+      "environment": {"backend": "cpu", "device": "cpu", "num_cpus": 2},
+      "flags": {"minutes": 1, "steps": 600, "batch": 32},
+      "rows": [{"system": "medusa_1", "part": {
+          "steps": 600, "seconds_per_step": 0.05,
+          "machine": {"backend": "gpu", "device": "NVIDIA H200"},
+          "judged": [{"eval_accept_1": 0.3}]}}]}))
+  assert expected.of("medusa_1", tmp_path) == [
+      expected.Budget("NVIDIA H200", 0.5, 600, 32, (0.3,))]
+
+
 def test_a_part_that_was_not_trained_has_no_expectation(tmp_path):
   write(tmp_path, "brief", 1, (0.4,))
   assert expected.of("hydra", tmp_path) == []
