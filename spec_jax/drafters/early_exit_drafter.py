@@ -87,8 +87,8 @@ class EarlyExitDrafter(chain_draft_model.ChainDraftModel):
     itself = jnp.ones((ctx.root.shape[0], 1, 1), bool)
     root = self.model.forward(
         params, ctx.root[:, None], ctx.length[:, None] - 1, itself, caches)
-    loop = self._start(
-        draw, state, ctx, sampling, root.fresh, jnp.float32)
+    loop = self._start(draw, state.control, state.fresh, ctx, sampling, root,
+                       jnp.float32)
 
     def body(carry):
       loop, streams, hidden = carry
@@ -109,7 +109,8 @@ class EarlyExitDrafter(chain_draft_model.ChainDraftModel):
     return tree, EarlyExitState(
         state.adapted, loop.fresh, streams, loop.count, loop.control)
 
-  def feed(self, params, tokens, positions, mask, cache, past):
+  def feed(self, params, tokens, handed, positions, mask, cache, past, level):
+    del handed, level
     return self.model.forward(
         params, tokens, positions, mask, cache, past=past)
 

@@ -183,7 +183,8 @@ class SelfDrafter:
     vocab = self.model.vocab_size
     is_random = self.draw != "top_k" and not sampling.is_greedy
     return _Chain(
-        step=jnp.zeros((), jnp.int32), last=ctx.root, alive=plan.most > 0,
+        step=jnp.zeros((), jnp.int32), last=ctx.root,
+        alive=(plan.most > 0) & ctx.takes_part,
         tokens=jnp.zeros((batch, depth, width), jnp.int32),
         valid=jnp.zeros((batch, depth, width), bool),
         laws=jnp.zeros((batch, depth, vocab)) if is_random else None,

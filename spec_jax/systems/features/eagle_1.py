@@ -15,6 +15,8 @@ recipe's.
 """
 
 from spec_jax.core import registry
+from spec_jax.drafters import draft_chain
+from spec_jax.drafters import feature_chain
 from spec_jax.drafters import feature_drafter
 from spec_jax.models import feature_model
 from spec_jax.systems import registration
@@ -30,10 +32,22 @@ PAPER = registry.Paper(
 @registration.register("eagle_1", papers=(PAPER,), family="features",
                        drafter=("target", "eagle_2"))
 def eagle_1(parts: registration.Parts, *,
-            branching: shapes.Shape = shapes.PUBLISHED["eagle"]):
+            branching: shapes.Shape = shapes.PUBLISHED["eagle"],
+            controller: str | None = None,
+            draft_cost: float = draft_chain.DRAFT_COST,
+            check_cost: float = draft_chain.CHECK_COST):
   """Static tree of features and tokens drawn from them."""
   model = feature_model.from_hyper(
       parts.target, "eagle_2", parts.head("eagle_2"))
+  if controller is not None:
+    if any(count != 1 for count in branching):
+      draft_chain.refuse_tree(controller, "branching", branching)
+    drafter = feature_chain.ChainFeatureDrafter(
+        model, draft_chain.controller_of(
+            controller, len(branching), draft_cost, check_cost),
+        len(branching), "iid")
+    return registration.compose(
+        "eagle_1", parts, drafter, recursive.Rejection())
   drafter = feature_drafter.StaticFeatureDrafter(
       model, branching, "without_replacement")
   return registration.compose(

@@ -12,10 +12,10 @@ parent; the repository's timed choice of the number of nodes is left to
 """
 
 from spec_jax.core import registry
-from spec_jax.drafters import feature_drafter
+from spec_jax.drafters import draft_chain
+from spec_jax.drafters import feature_chain
 from spec_jax.models import feature_model
 from spec_jax.systems import registration
-from spec_jax.trees import likelihood
 from spec_jax.verifiers import matching
 
 PAPER = registry.Paper(
@@ -27,11 +27,14 @@ PAPER = registry.Paper(
 @registration.register("eagle_2", papers=(PAPER,), family="features",
                        drafter=("target", "eagle_2"))
 def eagle_2(parts: registration.Parts, *, budget: int = 60, depth: int = 6,
-            top_k: int = 10):
+            top_k: int = 10,
+            controller: str | None = None,
+            draft_cost: float = draft_chain.DRAFT_COST,
+            check_cost: float = draft_chain.CHECK_COST):
   """Tree of the most likely drafts of a feature net."""
   model = feature_model.from_hyper(
       parts.target, "eagle_2", parts.head("eagle_2"))
-  drafter = feature_drafter.GrownFeatureDrafter(
-      model, likelihood.MostLikely(budget, top_k, depth, top_k))
+  drafter = feature_chain.most_likely(
+      model, budget, depth, top_k, controller, draft_cost, check_cost)
   return registration.compose(
       "eagle_2", parts, drafter, matching.SampleAndMatch())

@@ -13,10 +13,10 @@ draw.
 """
 
 from spec_jax.core import registry
+from spec_jax.drafters import draft_chain
 from spec_jax.drafters import glide_drafter
 from spec_jax.models import glide as networks
 from spec_jax.systems import registration
-from spec_jax.trees import likelihood
 from spec_jax.verifiers import matching
 
 PAPER = registry.Paper(
@@ -27,10 +27,14 @@ PAPER = registry.Paper(
 
 @registration.register("glide", papers=(PAPER,), family="features",
                        drafter="glide")
-def glide(parts: registration.Parts, *, depth: int = 4):
+def glide(parts: registration.Parts, *, depth: int = 4,
+          controller: str | None = None,
+          draft_cost: float = draft_chain.DRAFT_COST,
+          check_cost: float = draft_chain.CHECK_COST):
   """Chain of a small model that reuses the target's keys and values."""
   model = networks.from_hyper(parts.target, parts.head("glide"))
-  drafter = glide_drafter.GlideDrafter(
-      model, likelihood.MostLikely(depth + 1, 1, depth, 1))
+  drafter = glide_drafter.ChainGlideDrafter(
+      model, draft_chain.controller_of(
+          controller or "fixed", depth, draft_cost, check_cost), depth, "top_k")
   return registration.compose(
       "glide", parts, drafter, matching.SampleAndMatch())
