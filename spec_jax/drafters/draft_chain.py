@@ -8,12 +8,14 @@ from typing import Any
 
 from spec_jax import controllers
 from spec_jax.controllers import cost_model
+from spec_jax.controllers import fixed
 from spec_jax.drafters import chain_draft_model
 from spec_jax.drafters import draft_model
 
 # Where nothing was measured; `python -m experiments.calibrate` measures both.
 DRAFT_COST = cost_model.CostModel.draft_cost
 CHECK_COST = cost_model.CostModel.check_cost
+_FIXED = fixed.Fixed()
 
 
 def draft_chain(model: Any, depth: int, draw: str = "iid",
@@ -40,19 +42,24 @@ def draft_chain(model: Any, depth: int, draw: str = "iid",
       draw)
 
 
-def controller_of(name: str, depth: int, draft_cost: float = DRAFT_COST,
-                  check_cost: float = CHECK_COST) -> Any:
+def controller_of(name: str | None, depth: int,
+                  draft_cost: float = DRAFT_COST,
+                  check_cost: float = CHECK_COST,
+                  default: Any = _FIXED) -> Any:
   """The controller of a chain of at most `depth` tokens.
 
   Args:
-    name: one of `controllers.names()`.
+    name: one of `controllers.names()`, or None for the default.
     depth: most tokens.
     draft_cost: see `draft_chain`.
     check_cost: likewise.
+    default: a controller.
 
   Raises:
     ValueError: for an unknown controller, or a cost below 0.
   """
+  if name is None:
+    return default
   if min(draft_cost, check_cost) < 0:
     raise ValueError(
         f"draft_cost={draft_cost} and check_cost={check_cost}, expected >= 0.")

@@ -4,14 +4,15 @@ Li et al. 2024, Sec. 4.1 (the net: embedding of the next token and feature,
 mapped to one, a decoder layer without a norm at its input, the target's head),
 4.2 (its training, in `training.features`) and the repository's static tree of
 25 nodes. Children are drawn without replacement and verified by the rule for
-that. The net is that of eagle_2: `python -m experiments.train
---system=eagle_2`. Departures: the last prompt token is the first root, so a
-prompt of one token drafts nothing in its first round; the repository's draws
-stop at ten candidates of a node, which four children never need. In training,
-half of the text is the target's own (the paper: none); the norm of the gradient
-is kept below 1 (the repository: each of its values below 0.5); the net starts
-near a copy of the feature that it reads; steps, batches and rates are our
-recipe's.
+that. A chain (`branching` of ones) may be as long as a `controller` by name
+wants, see `drafters.draft_chain`. The net is that of eagle_2: `python -m
+experiments.train --system=eagle_2`. Departures: the last prompt token is the
+first root, so a prompt of one token drafts nothing in its first round; the
+repository's draws stop at ten candidates of a node, which four children never
+need. In training, half of the text is the target's own (the paper: none); the
+norm of the gradient is kept below 1 (the repository: each of its values below
+0.5); the net starts near a copy of the feature that it reads; steps, batches
+and rates are our recipe's.
 """
 
 from spec_jax.core import registry

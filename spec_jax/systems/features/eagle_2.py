@@ -4,7 +4,8 @@ Li et al. 2024, Sec. 4.1 (the top k nodes of a level by the product of draft
 probabilities are expanded) and 4.2 (the best of all levels are kept); 60 nodes
 with the root, depth 6 and k = 10 as for 7B targets. The children are the most
 likely tokens, so they are matched with the target's own draw, which is the
-repository's rule with q = 1. The net is EAGLE-1's: `python -m experiments.train
+repository's rule with q = 1. With `top_k=1` a `controller` by name may say how
+long the chain is. The net is EAGLE-1's: `python -m experiments.train
 --system=eagle_2`. Departures: the last prompt token is the first root, so a
 prompt of one token drafts nothing in its first round; ties go to the better
 parent; the repository's timed choice of the number of nodes is left to

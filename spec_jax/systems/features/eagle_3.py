@@ -4,7 +4,8 @@ Li et al. 2025, Sec. 3.1 (low, middle and high features of the target, mapped to
 one; attention over embedding and feature side by side; an output head of its
 own over the frequent tokens) and 3.2 (training-time test: the net reads its own
 guesses over several steps and learns the target's law alone). Tree and rule are
-EAGLE-2's, with 60 nodes and depth 8. Train with `python -m experiments.train
+EAGLE-2's, with 60 nodes and depth 8. With `top_k=1` a `controller` by name may
+say how long the chain is. Train with `python -m experiments.train
 --system=eagle_3`. Departures: the head starts as the target's, rows and norm;
 the last prompt token is the first root, so a prompt of one token drafts nothing
 in its first round; targets of fewer than 7 layers lend the thirds of theirs.

@@ -3,7 +3,8 @@
 Du et al. 2024, Sec. 3.1 and the repository: between self-attention and
 feed-forward of a one-layer model, with embedding and output head of its own,
 stands cross-attention, without a norm, over the committed keys and values of
-the target's last layer, as they are cached. A greedy chain of four drafts. In
+the target's last layer, as they are cached. A greedy chain of four drafts, or
+as many of `depth` as a `controller` by name wants (`drafters.draft_chain`). In
 training a token sees the target only in earlier blocks of five, as a draft
 does. Train it with `python -m experiments.train --system=glide`. Departures:
 one layer, where the repository allows more (their cache would depend on what
@@ -35,6 +36,6 @@ def glide(parts: registration.Parts, *, depth: int = 4,
   model = networks.from_hyper(parts.target, parts.head("glide"))
   drafter = glide_drafter.ChainGlideDrafter(
       model, draft_chain.controller_of(
-          controller or "fixed", depth, draft_cost, check_cost), depth, "top_k")
+          controller, depth, draft_cost, check_cost), depth, "top_k")
   return registration.compose(
       "glide", parts, drafter, matching.SampleAndMatch())
