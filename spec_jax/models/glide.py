@@ -212,8 +212,7 @@ class GlideModel:
     """See `GlideNet`; it reads tokens only."""
     if embeds is not None or set(taps) - {"final"}:
       raise ValueError(
-          f"taps={taps} and embeds={embeds}, expected ('final',) at most and"
-          " no embeds.")
+          f"taps={taps} and embeds, expected ('final',) at most and none.")
     if isinstance(cache, Beside):
       memory = memory_of(cache.other, self.net.target, tokens.shape[1])
     return self.net.apply(

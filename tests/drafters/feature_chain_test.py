@@ -30,7 +30,7 @@ ADAPTIVE = chains_test.ADAPTIVE
 # A chain with sampled tokens, one of likely tokens, one without features.
 CHAINS = {"eagle_1": {"branching": (1,) * DEPTH},
           "eagle_3": {"depth": DEPTH, "top_k": 1}, "glide": {"depth": DEPTH}}
-# Has been there before; the same loop.
+# The loop that they share, with a model of its own.
 DRAFT_MODEL = {"speculative_sampling": {"depth": DEPTH}}
 # Chains of other nets, those first that speak in a way of their own.
 OTHERS = ("coral", "fspad", "poss", "fr_spec", "eagle_2", "scylla",
