@@ -59,6 +59,12 @@ def rollout(model, params, text, path):
       model, params, text, path)])
 
 
+def guesses(model, params, text, path):
+  """Guessed features `[len(path) + 1, E]`, as `rollout`."""
+  return np.stack([said["hidden"][0, 0] for _, said in _rollout(
+      model, params, text, path)])
+
+
 def ahead(model, params, text, path):
   """Logits `[K, Z]` of tokens further ahead, after a text and a path."""
   *_, (_, said) = _rollout(model, params, text, path)

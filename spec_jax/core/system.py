@@ -90,7 +90,7 @@ def draft_params(drafter: Any, params: types.Params) -> Any:
 
 def context(params: types.Params, state: types.DecodeState) -> types.Context:
   return types.Context(state.tokens, state.length, state.keys, params.target,
-                       state.cache, state.verifier)
+                       state.cache, state.verifier, state.is_running)
 
 
 def propose(system: System, params: types.Params, state: types.DecodeState,

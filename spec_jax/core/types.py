@@ -210,6 +210,7 @@ class Context:
     target_params: parameters of the target.
     target_cache: the target's cache, read only.
     carry: what the rule handed on, () for most rules.
+    is_running: `bool[B]`, whose drafts will be looked at; None for all.
   """
 
   tokens: jax.Array
@@ -218,11 +219,19 @@ class Context:
   target_params: Any
   target_cache: Any
   carry: Any = ()
+  is_running: jax.Array | None = None
 
   @property
   def root(self) -> jax.Array:
     """The pending token `i32[B]`."""
     return jnp.take_along_axis(self.tokens, self.length[:, None] - 1, 1)[:, 0]
+
+  @property
+  def takes_part(self) -> jax.Array:
+    """`bool[B]`; no draft forward need be made for the others."""
+    if self.is_running is None:
+      return jnp.ones(self.length.shape, bool)
+    return self.is_running
 
 
 @struct.dataclass

@@ -2,7 +2,8 @@
 
 Tokens are drawn in a loop on the device that ends once every row of the batch
 has stopped, so stopping early saves draft forwards. What a row drafts does not
-depend on how long the others go on.
+depend on how long the others go on, and a row whose text has ended keeps nobody
+waiting.
 """
 
 import dataclasses
@@ -56,6 +57,8 @@ class _Loop:
     fresh: keys and values.
     control: the controller's state.
     seen: `bool[B, 1, V]`, see `level_drafter.seen_by_root`.
+    handed: what the last forward hands down to the next one; () of models that
+      hand down nothing.
   """
 
   index: jax.Array
@@ -66,6 +69,7 @@ class _Loop:
   fresh: types.FreshKV
   control: Any
   seen: jax.Array | None
+  handed: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,22 +125,44 @@ class ChainDraftModel(level_drafter.ModelDrafter):
   def propose(self, params, state, ctx, sampling):
     root, cache = self.feed_root(self.model_params(params), state.cache, ctx,
                                  self.controller.taps)
+    tree, loop = self.grow(
+        params, state.control, state.fresh, cache, ctx, sampling, root)
+    return tree, ChainState(cache, loop.fresh, loop.count, loop.control)
+
+  def grow(self, params, control, fresh, cache, ctx, sampling, root,
+           token_ids=None) -> tuple[types.DraftTree, _Loop]:
+    """The chain below the root.
+
+    Args:
+      params: of the drafter.
+      control: the controller's state.
+      fresh: room for the keys and values of D nodes.
+      cache: the draft model's.
+      ctx: gives text and keys.
+      sampling: of the target.
+      root: what the draft model says of the root.
+      token_ids: `i32[Z]`, the tokens that the model's logits stand for; None
+        where they are all tokens.
+
+    Returns:
+      The chain, and all that the loop has gathered.
+    """
     draw = "top_k" if sampling.is_greedy else self.draw
     loop = self._start(
-        draw, state, ctx, sampling, root.fresh, root.logits.dtype)
-    loop = self._draw(params, draw, ctx, sampling, loop, root)
+        draw, control, fresh, ctx, sampling, root, root.logits.dtype)
+    loop = self._draw(params, draw, ctx, sampling, loop, root, token_ids)
 
     def body(loop):
       out = self._feed(self.model_params(params), cache, ctx, loop)
       loop = loop.replace(fresh=level_drafter.write(
           loop.fresh, out.fresh, loop.index))
-      return self._draw(params, draw, ctx, sampling, loop, out)
+      return self._draw(params, draw, ctx, sampling, loop, out, token_ids)
 
     loop = jax.lax.while_loop(
         lambda loop: (loop.index < self.depth) & loop.is_going.any(), body,
         loop)
-    tree = tree_lib.chain(ctx.root, loop.tokens, loop.count, draw, loop.laws)
-    return tree, ChainState(cache, loop.fresh, loop.count, loop.control)
+    return tree_lib.chain(
+        ctx.root, loop.tokens, loop.count, draw, loop.laws), loop
 
   def update(self, params, state, outcome):
     path = outcome.verdict.path
@@ -148,12 +174,16 @@ class ChainDraftModel(level_drafter.ModelDrafter):
 
   def controlled(self, state: Any, outcome: types.Outcome) -> Any:
     """The controller's state after a round."""
+    drafted = outcome.tree.valid[:, 1:].sum(-1, dtype=jnp.int32)
     return feedback.after_round(
-        self.controller, state.control, state.num_drafted, self.depth,
-        outcome.verdict)
+        self.controller, state.control, drafted, self.depth, outcome.verdict)
 
-  def _start(self, draw, state, ctx, sampling, root, dtype):
-    """Nothing is drawn; `root` are its keys and values, `dtype` is of laws."""
+  def starts(self, ctx: types.Context) -> jax.Array:
+    """`bool[B]`, the rows that draft."""
+    return ctx.takes_part
+
+  def _start(self, draw, control, fresh, ctx, sampling, root, dtype):
+    """Nothing is drawn, the root was fed; `dtype` is of laws."""
     batch = ctx.root.shape[0]
     laws = None
     if draw in types.RANDOM_DRAWS:
@@ -163,10 +193,11 @@ class ChainDraftModel(level_drafter.ModelDrafter):
         index=jnp.zeros((), jnp.int32),
         tokens=jnp.zeros((batch, self.depth), jnp.int32),
         count=jnp.zeros((batch,), jnp.int32),
-        is_going=jnp.ones((batch,), bool), laws=laws,
-        fresh=level_drafter.write(state.fresh, root, 0),
-        control=self.controller.begin(state.control, ctx.keys, ctx.length),
-        seen=level_drafter.seen_by_root(self.model, ctx, sampling))
+        is_going=self.starts(ctx), laws=laws,
+        fresh=level_drafter.write(fresh, root.fresh, 0),
+        control=self.controller.begin(control, ctx.keys, ctx.length),
+        seen=level_drafter.seen_by_root(self.model, ctx, sampling),
+        handed=self.handed(root))
 
   def _feed(self, params, cache, ctx, loop):
     """The forward of the token drawn last."""
@@ -174,29 +205,45 @@ class ChainDraftModel(level_drafter.ModelDrafter):
     room = loop.fresh.num_tokens
     mask = jnp.pad(jnp.arange(room) < loop.index, (0, 1), constant_values=True)
     return self.feed(
-        params, last, ctx.length[:, None] - 1 + loop.index,
-        jnp.broadcast_to(mask, (last.shape[0], 1, room + 1)), cache, loop.fresh)
+        params, last, loop.handed, ctx.length[:, None] - 1 + loop.index,
+        jnp.broadcast_to(mask, (last.shape[0], 1, room + 1)), cache, loop.fresh,
+        loop.index)
 
-  def feed(self, params, tokens, positions, mask, cache, past):
-    """The forward of drafts."""
+  def feed(self, params, tokens, handed, positions, mask, cache, past, level):
+    """The forward of drafts; `handed` is what the one before handed down."""
+    del handed, level
     return self.model.forward(params, tokens, positions, mask, cache, past=past,
                               taps=self.controller.taps)
 
-  def _draw(self, params, draw, ctx, sampling, loop, out):
+  def handed(self, out: types.ModelOut) -> Any:
+    """What a forward hands down to the next one."""
+    del out
+    return ()
+
+  def features(self, out: types.ModelOut) -> dict[Any, jax.Array]:
+    """What the controller may read of a forward, `[B, 1, E]` by name."""
+    return out.taps
+
+  def _draw(self, params, draw, ctx, sampling, loop, out, token_ids=None):
     """Draws a token from the last forward; asks whether to go on."""
-    law = sampling.probs(out.logits, loop.seen)
+    seen = loop.seen
+    known = seen if seen is None or token_ids is None else (
+        seen[:, :, token_ids])
+    law = sampling.probs(out.logits, known)
     token = self._token(draw, ctx, loop.index, out.logits, law)
     drafted = types.Drafted(
         index=loop.index, confidence=jnp.take_along_axis(
             jax.nn.softmax(out.logits[:, 0].astype(jnp.float32)),
             token[:, None], axis=1)[:, 0],
-        features={name: tap[:, 0] for name, tap in out.taps.items()})
+        features={name: tap[:, 0]
+                  for name, tap in self.features(out).items()})
+    if token_ids is not None:
+      token = token_ids[token]
     own = None if self.names is None else params[self.names[1]]
     proceeds, control = self.controller.proceed(own, loop.control, drafted)
     proceeds |= loop.index + 1 < self.min_length
     put = lambda a, new: jax.lax.dynamic_update_slice_in_dim(
         a, new, loop.index, axis=1)
-    seen = loop.seen
     if seen is not None:
       seen = seen | jax.nn.one_hot(
           token[:, None], seen.shape[-1], dtype=bool)
@@ -206,7 +253,7 @@ class ChainDraftModel(level_drafter.ModelDrafter):
         count=loop.count + loop.is_going.astype(jnp.int32),
         is_going=loop.is_going & proceeds,
         laws=None if loop.laws is None else put(loop.laws, law),
-        fresh=loop.fresh, seen=seen,
+        fresh=loop.fresh, seen=seen, handed=self.handed(out),
         control=rows_lib.where(loop.is_going, control, loop.control))
 
   def _token(self, draw, ctx, index, logits, law):

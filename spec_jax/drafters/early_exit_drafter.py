@@ -47,18 +47,13 @@ class EarlyExitState:
 class EarlyExitDrafter(chain_draft_model.ChainDraftModel):
   """A chain of an early exit, as long as a controller wants.
 
-  Its parameters are those of the target and of the adapter, by part.
+  Its parameters are those of the target, of the adapter and perhaps of the
+  controller, by part. The controller reads what the target's output head reads
+  under the name "final".
 
   Attributes:
     model: a `models.early_exit.EarlyExit`.
   """
-
-  def __post_init__(self):
-    super().__post_init__()
-    if self.controller.taps:
-      raise ValueError(
-          f"controller={self.controller} reads features"
-          f" {self.controller.taps}, an early exit has none for it.")
 
   @property
   def needs(self) -> protocols.Needs:
@@ -66,6 +61,9 @@ class EarlyExitDrafter(chain_draft_model.ChainDraftModel):
     return protocols.Needs(
         taps=(exit_layer,), target_cache=True, begun_layers=exit_layer,
         draws=(self.draw,))
+
+  def model_params(self, params):
+    return params
 
   def init(self, params, batch, capacity):
     target, slots = self.model.target, self.depth + 1
@@ -87,13 +85,13 @@ class EarlyExitDrafter(chain_draft_model.ChainDraftModel):
     itself = jnp.ones((ctx.root.shape[0], 1, 1), bool)
     root = self.model.forward(
         params, ctx.root[:, None], ctx.length[:, None] - 1, itself, caches)
-    loop = self._start(
-        draw, state, ctx, sampling, root.fresh, jnp.float32)
+    loop = self._start(draw, state.control, state.fresh, ctx, sampling, root,
+                       jnp.float32)
 
     def body(carry):
       loop, streams, hidden = carry
       loop = self._draw(params, draw, ctx, sampling, loop, types.ModelOut(
-          self.model.logits(params, hidden), None, {}))
+          self.model.logits(params, hidden), None, {"final": hidden}))
       out = self._feed(params, caches, ctx, loop)
       loop = loop.replace(fresh=level_drafter.write(
           loop.fresh, out.fresh, loop.index))
@@ -109,7 +107,8 @@ class EarlyExitDrafter(chain_draft_model.ChainDraftModel):
     return tree, EarlyExitState(
         state.adapted, loop.fresh, streams, loop.count, loop.control)
 
-  def feed(self, params, tokens, positions, mask, cache, past):
+  def feed(self, params, tokens, handed, positions, mask, cache, past, level):
+    del handed, level
     return self.model.forward(
         params, tokens, positions, mask, cache, past=past)
 

@@ -35,19 +35,22 @@ class FeatureState:
       root.
     count: `i32[B]`, how many are lacking: those of the last round, 1 after the
       prefill, 0 where the text is a single token or the row has stopped.
+    control: the state of a controller, () without one.
   """
 
   stable: Any
   features: jax.Array
   count: jax.Array
+  control: Any = ()
 
 
 class StablePart:
   """Keeps the stable part of a feature net in step with the text.
 
   To be mixed into a drafter whose `model` is a
-  `models.feature_model.FeatureModel` and whose `grow_below` grows the tree. A
-  row without a pair (one token and no round yet) drafts nothing.
+  `models.feature_model.FeatureModel` and whose `grow_below` grows the tree and
+  may change the state. A row without a pair (one token and no round yet) drafts
+  nothing.
   """
 
   @property
@@ -78,7 +81,7 @@ class StablePart:
     last = jnp.take_along_axis(
         entered, jnp.maximum(count - 1, 0)[:, None, None], axis=1)
     is_new = count > 0
-    return FeatureState(
+    return state.replace(
         stable=stable, count=jnp.where(is_new, 1, state.count),
         features=state.features.at[:, :1].set(
             jnp.where(is_new[:, None, None], last, state.features[:, :1])))
@@ -89,7 +92,8 @@ class StablePart:
     # The root is a node of the tree: its keys and values are in flight.
     before = stable.truncate(jnp.maximum(stable.length - 1, 0))
     most = self.most(params, state, ctx)
-    tree = self.grow_below(params, before, ctx, sampling, root, most)
+    tree, state = self.grow_below(
+        params, state, before, ctx, sampling, root, most)
     exists = stable.length > 0
     if most is not None:
       exists &= most > 0
@@ -173,10 +177,10 @@ class GrownFeatureDrafter(StablePart, grown_draft_model.GrownDraftModel):
   def drawn(self) -> str:
     return self.policy.draw
 
-  def grow_below(self, params, cache, ctx, sampling, root, most):
+  def grow_below(self, params, state, cache, ctx, sampling, root, most):
     fresh = self.model.empty_scratch(ctx.root.shape[0], self.num_fed)
     return self.grow(params, fresh, cache, ctx, sampling, root,
-                     self.model.token_ids(params), most)[0]
+                     self.model.token_ids(params), most)[0], state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,6 +226,6 @@ class StaticFeatureDrafter(StablePart, draft_model.DraftModel):
   def drawn(self) -> str:
     return self.draw
 
-  def grow_below(self, params, cache, ctx, sampling, root, most):
+  def grow_below(self, params, state, cache, ctx, sampling, root, most):
     del most
-    return self.grow(params, cache, ctx, sampling, root)[0]
+    return self.grow(params, cache, ctx, sampling, root)[0], state

@@ -254,6 +254,7 @@ class GrownDraftModel(level_drafter.ModelDrafter):
       keys = jax.vmap(keys_lib.at, (0, 0, None))(
           ctx.keys, ctx.length, types.Role.DRAFT)
     growth, frontier = growth_lib.start(policy, ctx.root, keys)
+    growth = growth.replace(is_growing=ctx.takes_part)
     batch, _, vocab_size = root.logits.shape
     laws = None
     if policy.draw in types.RANDOM_DRAWS:

@@ -101,7 +101,8 @@ class _Chain:
 class SelfDrafter:
   """Drafts with the gated target until every row has stopped.
 
-  Its parameters are the target's (`register(drafter="target")`).
+  Its parameters are the target's (`register(drafter="target")`), unless `names`
+  say that a controller has some beside them.
   Nothing of a draft outlives its round: the verifying forward computes all
   layers of all accepted tokens, so the cache only ever holds the whole model's
   keys and values.
@@ -114,8 +115,10 @@ class SelfDrafter:
       candidate a step) or "top_k" (deterministic).
     widths: `((confidence, candidates), ...)`, falling; the first row whose
       confidence is exceeded counts. Only the first candidate is extended.
-    controller: a `protocols.Controller` that reads no features; it is asked
-      about the first candidates, after the policy.
+    controller: a `protocols.Controller`; it is asked about the first
+      candidates, after the policy.
+    names: of the target's and of the controller's parameters among the
+      drafter's; None if the controller has none.
   """
 
   model: Any
@@ -124,14 +127,11 @@ class SelfDrafter:
   draw: str = "iid"
   widths: tuple[tuple[float, int], ...] = CHAIN
   controller: Any = fixed.Fixed()
+  names: tuple[str, str] | None = None
 
   def __post_init__(self):
     if self.depth < 1:
       raise ValueError(f"depth={self.depth}, expected at least 1.")
-    if self.controller.taps:
-      raise ValueError(
-          f"controller={self.controller} reads features"
-          f" {self.controller.taps}, a self-draft has none for it.")
     draws = ("iid", "top_k") if self.max_children == 1 else (
         "without_replacement", "top_k")
     if self.draw not in draws:
@@ -148,6 +148,9 @@ class SelfDrafter:
   def max_children(self) -> int:
     return max(width for _, width in self.widths)
 
+  def model_params(self, params):
+    return params if self.names is None else params[self.names[0]]
+
   def init(self, params, batch, capacity):
     policy = self.policy.init(self.model, batch)
     return SelfDraftState(policy, self.policy.plan(self.model, policy),
@@ -158,13 +161,15 @@ class SelfDrafter:
     return state.replace(start=state.start + count)
 
   def propose(self, params, state, ctx, sampling):
+    own = None if self.names is None else params[self.names[1]]
+    params = self.model_params(params)
     policy = self.policy.choose(
         self.model, params, state.policy, ctx, state.start)
     plan = self.policy.plan(self.model, policy)
     plan = plan.replace(most=jnp.minimum(plan.most, self.depth))
     chain = jax.lax.while_loop(
         lambda c: (c.step < self.depth) & c.alive.any(),
-        lambda c: self._draw_step(params, c, plan, ctx, sampling),
+        lambda c: self._draw_step(params, own, c, plan, ctx, sampling),
         self._start(plan, state.control, ctx, sampling))
     return self._tree(chain, ctx.root), state.replace(
         policy=policy, plan=plan, control=chain.control)
@@ -173,7 +178,8 @@ class SelfDrafter:
     firsts = outcome.tree.valid[:, 1::self.max_children]
     return state.replace(
         policy=self.policy.update(
-            self.model, params, state.policy, state.plan, outcome),
+            self.model, self.model_params(params), state.policy, state.plan,
+            outcome),
         control=feedback.after_round(
             self.controller, state.control, firsts.sum(-1, dtype=jnp.int32),
             state.plan.most, outcome.verdict))
@@ -183,7 +189,8 @@ class SelfDrafter:
     vocab = self.model.vocab_size
     is_random = self.draw != "top_k" and not sampling.is_greedy
     return _Chain(
-        step=jnp.zeros((), jnp.int32), last=ctx.root, alive=plan.most > 0,
+        step=jnp.zeros((), jnp.int32), last=ctx.root,
+        alive=(plan.most > 0) & ctx.takes_part,
         tokens=jnp.zeros((batch, depth, width), jnp.int32),
         valid=jnp.zeros((batch, depth, width), bool),
         laws=jnp.zeros((batch, depth, vocab)) if is_random else None,
@@ -192,8 +199,8 @@ class SelfDrafter:
         if sampling.needs_seen else None,
         control=self.controller.begin(control, ctx.keys, ctx.length))
 
-  def _draw_step(self, params, c, plan, ctx, sampling):
-    logits, fresh = self._feed(params, c, plan, ctx)
+  def _draw_step(self, params, own, c, plan, ctx, sampling):
+    logits, fresh, features = self._feed(params, c, plan, ctx)
     tokens, exists, law = self._candidates(c, logits, ctx, sampling)
     confidence = jnp.take_along_axis(
         jax.nn.softmax(logits), tokens[:, :1], axis=1)[:, 0]
@@ -205,7 +212,7 @@ class SelfDrafter:
     submitted = (exists & c.alive[:, None]
                  & (jnp.arange(self.max_children)[None] < width[:, None]))
     proceeds, control = self.controller.proceed(
-        None, c.control, types.Drafted(c.step, confidence, {}))
+        own, c.control, types.Drafted(c.step, confidence, features))
     alive = (c.alive & exists[:, 0] & (confidence >= plan.threshold)
              & (c.step + 1 < plan.most) & proceeds)
     seen = c.seen
@@ -226,7 +233,8 @@ class SelfDrafter:
         params, c.last[:, None],
         ctx.length[:, None] - 1 + c.step,
         jnp.broadcast_to(mask[None, None], (batch, 1, self.depth + 1)),
-        ctx.target_cache, past=c.fresh, gates=plan.gates)
+        ctx.target_cache, past=c.fresh, gates=plan.gates,
+        taps=self.controller.taps)
     write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(
         old, new, c.step, axis=2)
     fresh = types.FreshKV(
@@ -234,7 +242,8 @@ class SelfDrafter:
         tuple(map(write, c.fresh.v, out.fresh.v)),
         jax.lax.dynamic_update_slice_in_dim(
             c.fresh.positions, out.fresh.positions, c.step, axis=1))
-    return out.logits[:, 0], fresh
+    return out.logits[:, 0], fresh, {
+        name: tap[:, 0] for name, tap in out.taps.items()}
 
   def _candidates(self, c, logits, ctx, sampling):
     """`i32[B, W]` tokens, whether they exist, and the law that drew them."""

@@ -144,7 +144,7 @@ class GlideNet(nn.Module):
         c.d_model, self.target, self.dtype, self.backend)
 
   def __call__(self, tokens, positions, mask, memory=None, cache=None,
-               past=None, with_logits=True):
+               past=None, taps=(), with_logits=True):
     """Runs fresh tokens against read-only caches.
 
     Args:
@@ -154,6 +154,7 @@ class GlideNet(nn.Module):
       memory: what is seen of the target; None for nothing.
       cache: its own, or None.
       past: in-flight keys and values, or None.
+      taps: features to return; "final" is all there is.
       with_logits: False leaves out the output head.
 
     Returns:
@@ -168,7 +169,8 @@ class GlideNet(nn.Module):
     x = self.block.feed(x)
     logits = self.ends.read_out(x) if with_logits else None
     return types.ModelOut(
-        logits, types.FreshKV((keys,), (values,), positions), {})
+        logits, types.FreshKV((keys,), (values,), positions),
+        {name: self.ends.final_norm(x) for name in taps})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,13 +209,14 @@ class GlideModel:
   def forward(self, params, tokens, positions, mask, cache=None, *, past=None,
               embeds=None, taps=(), with_logits=True, memory=None
               ) -> types.ModelOut:
-    """See `GlideNet`; it has no features and reads tokens only."""
-    if embeds is not None or taps:
-      raise ValueError(f"taps={taps} and embeds, expected neither.")
+    """See `GlideNet`; it reads tokens only."""
+    if embeds is not None or set(taps) - {"final"}:
+      raise ValueError(
+          f"taps={taps} and embeds, expected ('final',) at most and none.")
     if isinstance(cache, Beside):
       memory = memory_of(cache.other, self.net.target, tokens.shape[1])
     return self.net.apply(
-        {"params": params}, tokens, positions, mask, memory, cache, past,
+        {"params": params}, tokens, positions, mask, memory, cache, past, taps,
         with_logits)
 
   def score(self, params, tokens: jax.Array, memory: Memory | None = None

@@ -42,9 +42,7 @@ def gumbel_coupled(parts: registration.Parts, *, depth: int = 5,
     return registration.compose(
         "gumbel_coupled", parts, drafter, matching.SampleAndMatch())
   if controller is not None:
-    raise ValueError(
-        f"controller={controller!r} and num_drafts={num_drafts}, expected 1: it"
-        " decides about a single chain.")
+    draft_chain.refuse_tree(controller, "num_drafts", num_drafts)
   drafter = draft_model.DraftModel(
       model, (num_drafts,) + (1,) * (depth - 1), "coupled", num_drafts)
   return registration.compose(

@@ -18,10 +18,10 @@ first root, so a prompt of one token drafts nothing in its first round.
 """
 
 from spec_jax.core import registry
-from spec_jax.drafters import feature_drafter
+from spec_jax.drafters import draft_chain
+from spec_jax.drafters import feature_chain
 from spec_jax.models import grouped_model
 from spec_jax.systems import registration
-from spec_jax.trees import likelihood
 from spec_jax.verifiers import matching
 
 ACTIVE = 4
@@ -34,11 +34,14 @@ PAPER = registry.Paper(
 @registration.register("coral", papers=(PAPER,), family="features",
                        drafter=("target", "coral"))
 def coral(parts: registration.Parts, *, budget: int = 60, depth: int = 6,
-          top_k: int = 10, active: int = ACTIVE):
+          top_k: int = 10, active: int = ACTIVE,
+          controller: str | None = None,
+          draft_cost: float = draft_chain.DRAFT_COST,
+          check_cost: float = draft_chain.CHECK_COST):
   """EAGLE-2 with consistent guesses and a router to groups of tokens."""
   model = grouped_model.from_hyper(
       parts.target, "coral", parts.head("coral"), active)
-  drafter = feature_drafter.GrownFeatureDrafter(
-      model, likelihood.MostLikely(budget, top_k, depth, top_k))
+  drafter = feature_chain.most_likely(
+      model, budget, depth, top_k, controller, draft_cost, check_cost)
   return registration.compose(
       "coral", parts, drafter, matching.SampleAndMatch())

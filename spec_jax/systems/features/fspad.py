@@ -15,10 +15,10 @@ is the first root, so a prompt of one token drafts nothing in its first round.
 """
 
 from spec_jax.core import registry
-from spec_jax.drafters import feature_drafter
+from spec_jax.drafters import draft_chain
+from spec_jax.drafters import feature_chain
 from spec_jax.models import feature_model
 from spec_jax.systems import registration
-from spec_jax.trees import likelihood
 from spec_jax.verifiers import matching
 
 PAPER = registry.Paper(
@@ -30,10 +30,13 @@ PAPER = registry.Paper(
 @registration.register("fspad", papers=(PAPER,), family="features",
                        drafter=("target", "fspad"))
 def fspad(parts: registration.Parts, *, budget: int = 60, depth: int = 6,
-          top_k: int = 10):
+          top_k: int = 10,
+          controller: str | None = None,
+          draft_cost: float = draft_chain.DRAFT_COST,
+          check_cost: float = draft_chain.CHECK_COST):
   """EAGLE-2 with sampled features and two outputs."""
   model = feature_model.from_hyper(parts.target, "fspad", parts.head("fspad"))
-  drafter = feature_drafter.GrownFeatureDrafter(
-      model, likelihood.MostLikely(budget, top_k, depth, top_k))
+  drafter = feature_chain.most_likely(
+      model, budget, depth, top_k, controller, draft_cost, check_cost)
   return registration.compose(
       "fspad", parts, drafter, matching.SampleAndMatch())

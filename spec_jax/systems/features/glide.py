@@ -3,7 +3,8 @@
 Du et al. 2024, Sec. 3.1 and the repository: between self-attention and
 feed-forward of a one-layer model, with embedding and output head of its own,
 stands cross-attention, without a norm, over the committed keys and values of
-the target's last layer, as they are cached. A greedy chain of four drafts. In
+the target's last layer, as they are cached. A greedy chain of four drafts, or
+as many of `depth` as a `controller` by name wants (`drafters.draft_chain`). In
 training a token sees the target only in earlier blocks of five, as a draft
 does. Train it with `python -m experiments.train --system=glide`. Departures:
 one layer, where the repository allows more (their cache would depend on what
@@ -13,10 +14,10 @@ draw.
 """
 
 from spec_jax.core import registry
+from spec_jax.drafters import draft_chain
 from spec_jax.drafters import glide_drafter
 from spec_jax.models import glide as networks
 from spec_jax.systems import registration
-from spec_jax.trees import likelihood
 from spec_jax.verifiers import matching
 
 PAPER = registry.Paper(
@@ -27,10 +28,14 @@ PAPER = registry.Paper(
 
 @registration.register("glide", papers=(PAPER,), family="features",
                        drafter="glide")
-def glide(parts: registration.Parts, *, depth: int = 4):
+def glide(parts: registration.Parts, *, depth: int = 4,
+          controller: str | None = None,
+          draft_cost: float = draft_chain.DRAFT_COST,
+          check_cost: float = draft_chain.CHECK_COST):
   """Chain of a small model that reuses the target's keys and values."""
   model = networks.from_hyper(parts.target, parts.head("glide"))
-  drafter = glide_drafter.GlideDrafter(
-      model, likelihood.MostLikely(depth + 1, 1, depth, 1))
+  drafter = glide_drafter.ChainGlideDrafter(
+      model, draft_chain.controller_of(
+          controller, depth, draft_cost, check_cost), depth, "top_k")
   return registration.compose(
       "glide", parts, drafter, matching.SampleAndMatch())

@@ -16,10 +16,10 @@ its first round.
 """
 
 from spec_jax.core import registry
-from spec_jax.drafters import feature_drafter
+from spec_jax.drafters import draft_chain
+from spec_jax.drafters import feature_chain
 from spec_jax.models import feature_model
 from spec_jax.systems import registration
-from spec_jax.trees import likelihood
 from spec_jax.verifiers import matching
 
 PAPER = registry.Paper(
@@ -30,11 +30,14 @@ PAPER = registry.Paper(
 @registration.register("scylla", papers=(PAPER,), family="features",
                        drafter=("target", "scylla"))
 def scylla(parts: registration.Parts, *, budget: int = 60, depth: int = 6,
-           top_k: int = 10):
+           top_k: int = 10,
+           controller: str | None = None,
+           draft_cost: float = draft_chain.DRAFT_COST,
+           check_cost: float = draft_chain.CHECK_COST):
   """EAGLE-2 with a deeper net, trained for longer."""
   model = feature_model.from_hyper(
       parts.target, "scylla", parts.head("scylla"))
-  drafter = feature_drafter.GrownFeatureDrafter(
-      model, likelihood.MostLikely(budget, top_k, depth, top_k))
+  drafter = feature_chain.most_likely(
+      model, budget, depth, top_k, controller, draft_cost, check_cost)
   return registration.compose(
       "scylla", parts, drafter, matching.SampleAndMatch())

@@ -2,13 +2,14 @@
 
 Zhang et al. 2023, arXiv:2309.08168, Sec. 3.2 (layer selection) ->
 `experiments.search_layers`, Sec. 3.3 (adaptive draft exiting) ->
-`controllers.threshold`, Algorithm 1 -> the system. The skipped sub-layers are
-found once per model; without a found set about the published shares of them
-(three fifths of the attention, a quarter of the feed-forward) are left out,
-evenly. Departures: drafts are drawn from the law that the rule is shown (the
-published sampling routine drafts greedily and tests against the softmax, which
-is biased); the threshold starts anew with each text instead of being carried
-over prompts, so that a text depends on its prompt alone; it is kept in [0, 1].
+`controllers.threshold`, Algorithm 1 -> the system; a `controller` by name takes
+the threshold's place. The skipped sub-layers are found once per model; without
+a found set about the published shares of them (three fifths of the attention, a
+quarter of the feed-forward) are left out, evenly. Departures: drafts are drawn
+from the law that the rule is shown (the published sampling routine drafts
+greedily and tests against the softmax, which is biased); the threshold starts
+anew with each text instead of being carried over prompts, so that a text
+depends on its prompt alone; it is kept in [0, 1].
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ import numpy as np
 
 from spec_jax.controllers import threshold as threshold_lib
 from spec_jax.core import registry
+from spec_jax.drafters import draft_chain
 from spec_jax.drafters import self_draft
 from spec_jax.systems import registration
 from spec_jax.verifiers import matching
@@ -107,7 +109,10 @@ def default_skips(num_layers: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def draft_and_verify(parts: registration.Parts, *, depth: int = 8,
                      skip_attention: tuple[int, ...] | None = None,
                      skip_feed_forward: tuple[int, ...] | None = None,
-                     threshold: float = 0.6, draw: str = "iid"):
+                     threshold: float = 0.6, draw: str = "iid",
+                     controller: str | None = None,
+                     draft_cost: float = draft_chain.DRAFT_COST,
+                     check_cost: float = draft_chain.CHECK_COST):
   """The target drafts with sub-layers left out; exit by confidence."""
   layers = parts.target.config.num_layers
   defaults = default_skips(layers)
@@ -119,7 +124,9 @@ def draft_and_verify(parts: registration.Parts, *, depth: int = 8,
   drafter = self_draft.SelfDrafter(
       parts.target,
       SkippedLayers(tuple(skip_attention), tuple(skip_feed_forward), depth),
-      depth, draw, controller=threshold_lib.ConfidenceThreshold(threshold))
+      depth, draw, controller=draft_chain.controller_of(
+          controller, depth, draft_cost, check_cost,
+          threshold_lib.ConfidenceThreshold(threshold)))
   rule = matching.SampleAndMatch() if draw == "top_k" else (
       recursive.Rejection())
   return registration.compose("draft_and_verify", parts, drafter, rule)

@@ -9,10 +9,10 @@ machine word, it is EAGLE-2's.
 """
 
 from spec_jax.core import registry
-from spec_jax.drafters import feature_drafter
+from spec_jax.drafters import draft_chain
+from spec_jax.drafters import feature_chain
 from spec_jax.models import feature_model
 from spec_jax.systems import registration
-from spec_jax.trees import likelihood
 from spec_jax.verifiers import matching
 
 PAPER = registry.Paper(
@@ -24,12 +24,15 @@ PAPER = registry.Paper(
 @registration.register("fr_spec", papers=(PAPER,), family="vocabulary",
                        drafter=("target", "eagle_2", "fr_spec"))
 def fr_spec(parts: registration.Parts, *, budget: int = 60, depth: int = 6,
-            top_k: int = 10):
+            top_k: int = 10,
+            controller: str | None = None,
+            draft_cost: float = draft_chain.DRAFT_COST,
+            check_cost: float = draft_chain.CHECK_COST):
   """EAGLE-2 that drafts the tokens most frequent in a corpus."""
   parts.head("fr_spec")
   model = feature_model.from_hyper(
       parts.target, "eagle_2", parts.head("eagle_2"), "fr_spec")
-  drafter = feature_drafter.GrownFeatureDrafter(
-      model, likelihood.MostLikely(budget, top_k, depth, top_k))
+  drafter = feature_chain.most_likely(
+      model, budget, depth, top_k, controller, draft_cost, check_cost)
   return registration.compose(
       "fr_spec", parts, drafter, matching.SampleAndMatch())

@@ -9,10 +9,10 @@ tokens whatever its count; of the paper's hosts only EAGLE-2 is built here.
 """
 
 from spec_jax.core import registry
-from spec_jax.drafters import feature_drafter
+from spec_jax.drafters import draft_chain
+from spec_jax.drafters import feature_chain
 from spec_jax.models import feature_model
 from spec_jax.systems import registration
-from spec_jax.trees import likelihood
 from spec_jax.verifiers import matching
 
 PAPER = registry.Paper(
@@ -23,12 +23,15 @@ PAPER = registry.Paper(
 @registration.register("vocab_trim", papers=(PAPER,), family="vocabulary",
                        drafter=("target", "eagle_2", "vocab_trim"))
 def vocab_trim(parts: registration.Parts, *, budget: int = 60, depth: int = 6,
-               top_k: int = 10):
+               top_k: int = 10,
+               controller: str | None = None,
+               draft_cost: float = draft_chain.DRAFT_COST,
+               check_cost: float = draft_chain.CHECK_COST):
   """EAGLE-2 that drafts the tokens which the target writes most often."""
   parts.head("vocab_trim")
   model = feature_model.from_hyper(
       parts.target, "eagle_2", parts.head("eagle_2"), "vocab_trim")
-  drafter = feature_drafter.GrownFeatureDrafter(
-      model, likelihood.MostLikely(budget, top_k, depth, top_k))
+  drafter = feature_chain.most_likely(
+      model, budget, depth, top_k, controller, draft_cost, check_cost)
   return registration.compose(
       "vocab_trim", parts, drafter, matching.SampleAndMatch())

@@ -10,9 +10,7 @@ import pytest
 from spec_jax import api
 from spec_jax import controllers
 from spec_jax import systems
-from spec_jax.controllers import learned
 from spec_jax.core import types
-from spec_jax.drafters import self_draft
 from tests import toy
 from tests.systems.self_speculative import models
 
@@ -83,12 +81,6 @@ def test_every_controller_leaves_the_text_alone(name):
         model, params.target, prompt, 12)
   shares = result.stats.drafted / (4 * result.stats.target_calls)
   assert shares == 1 if name == "fixed" else shares < 1
-
-
-def test_features_are_not_offered():
-  head = learned.LearnedAcceptance(learned.AcceptanceHead())
-  with pytest.raises(ValueError, match="a self-draft has none for it"):
-    self_draft.SelfDrafter(None, None, 4, controller=head)
 
 
 def test_unknown_layer_is_named():
