@@ -15,6 +15,11 @@ from typing import Any
 _MOST_THREADS = 4  # Each compilation holds some hundred MiB.
 
 
+def num_threads() -> int:
+  """How many functions run at a time."""
+  return min(_MOST_THREADS, os.cpu_count() or 1)
+
+
 @contextlib.contextmanager
 def beside(fns: Sequence[Callable[[], Any]]
            ) -> Iterator[list[futures.Future]]:
@@ -26,8 +31,7 @@ def beside(fns: Sequence[Callable[[], Any]]
   Args:
     fns: called in this order, a few at a time.
   """
-  workers = min(_MOST_THREADS, os.cpu_count() or 1)
-  pool = futures.ThreadPoolExecutor(workers)
+  pool = futures.ThreadPoolExecutor(num_threads())
   try:
     tasks = [pool.submit(fn) for fn in fns]
     yield tasks
