@@ -74,10 +74,12 @@ def run(values: flags.FlagValues) -> int:
   choices = common.with_baselines(bundle, choices)
   work = make_workload(values, bundle)
   introduce(bundle, work, choices, skipped)
-  # What is shown compiles its own programs, beside those of all others.
+  # The first text comes soon: nothing else is compiled before it. What is shown
+  # after it compiles its own programs, beside those of all others.
+  watch(values, choices, work, temperatures[:1])
   with ahead.beside(comparison.rehearsals(
       [c for c in choices if c.name != values.show], temperatures, work)):
-    watch(values, choices, work, temperatures)
+    watch(values, choices, work, temperatures[1:])
   results = race(values, choices, work, temperatures)
   checks = prove(values, choices, work, results)
   with common.clean_errors():
