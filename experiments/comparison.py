@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import Any
 
 from experiments import common
-from spec_jax.core import keys as keys_lib
 from spec_jax.evaluation import acceptance
 from spec_jax.evaluation import clock as clock_lib
 from spec_jax.evaluation import costs as costs_lib
-from spec_jax.evaluation import prompts as prompts_lib
 from spec_jax.evaluation import workload as workload_lib
 from spec_jax.verifiers import walk
 from theory import optimal
@@ -65,12 +64,27 @@ class Result:
         "acceptance": audit, "truncated_tokens": self.first.dropped}
 
 
+def rehearsals(choices: Sequence[common.Choice],
+               temperatures: Sequence[float], work: workload_lib.Workload
+               ) -> list[Callable[[], None]]:
+  """Functions that compile what `race` runs of first turns.
+
+  One for each system and temperature. A system's temperatures share its
+  prefill, so they stand far apart: side by side both would compile it.
+  """
+  def rehearse(choice, temperature):
+    system, clock = choice.at(temperature), clock_lib.Clock(choice.executor)
+    for prompts, keys in workload_lib.first_turns(work):
+      clock.warm(system, choice.params, prompts, keys, work.max_new_tokens)
+
+  return [functools.partial(rehearse, choice, temperature)
+          for temperature in temperatures for choice in choices]
+
+
 def forwards_of(choices: Sequence[common.Choice], temperature: float,
                 work: workload_lib.Workload) -> costs_lib.Forwards:
   """The forwards of a round, alone, on the first batch of the workload."""
-  rows = [work.fit(work.encode(c, 0), c.name)[0] for c in work.groups()[0]]
-  prompts = prompts_lib.batch(rows, work.limit)
-  keys = keys_lib.row_keys(work.seed, len(rows))
+  prompts, keys = next(workload_lib.first_turns(work))
   cases = {}
   for choice in choices:
     system = choice.at(temperature)

@@ -26,6 +26,7 @@ from experiments import proof
 from experiments import streaming
 from experiments import tables
 import spec_jax
+from spec_jax.evaluation import ahead
 from spec_jax.evaluation import plots
 from spec_jax.evaluation import prompts as prompts_lib
 from spec_jax.evaluation import report
@@ -42,7 +43,7 @@ def define(values: flags.FlagValues) -> None:
   """The flags of this program."""
   common.define_models(values)
   common.define_systems(values, None, ", ".join(_SHOWN))
-  common.define_decoding(values, ("0", "0.8"))
+  common.define_decoding(values, ("0", "0.8"), 64)
   flags.DEFINE_string("out", "out/demo", "Folder for tables, plot and cards.",
                       flag_values=values)
   flags.DEFINE_string(
@@ -73,7 +74,12 @@ def run(values: flags.FlagValues) -> int:
   choices = common.with_baselines(bundle, choices)
   work = make_workload(values, bundle)
   introduce(bundle, work, choices, skipped)
-  watch(values, choices, work, temperatures)
+  # The first text comes soon: nothing else is compiled before it. What is shown
+  # after it compiles its own programs, beside those of all others.
+  watch(values, choices, work, temperatures[:1])
+  with ahead.beside(comparison.rehearsals(
+      [c for c in choices if c.name != values.show], temperatures, work)):
+    watch(values, choices, work, temperatures[1:])
   results = race(values, choices, work, temperatures)
   checks = prove(values, choices, work, results)
   with common.clean_errors():
@@ -190,9 +196,7 @@ def prove(values, choices, work, results) -> list[proof.Check]:
     add(proof.coupled_texts(results[temperature], work))
   add(proof.enumerated_laws())
   if sampled and values.law_rows:
-    tokens = work.encode(work.conversations[0], 0)
-    add(proof.sampled_laws(
-        choices, sampled[-1], tokens, values.law_rows, values.seed))
+    add(proof.sampled_laws(choices, sampled[-1], work, values.law_rows))
   return checks
 
 

@@ -5,6 +5,7 @@ laws where only the law can be.
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +14,14 @@ from scipy import stats
 
 from experiments import common
 from experiments import comparison
-from spec_jax import api
 from spec_jax import verifiers
 from spec_jax.core import keys as keys_lib
 from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import types
+from spec_jax.evaluation import ahead
 from spec_jax.evaluation import equality
 from spec_jax.evaluation import workload as workload_lib
+from spec_jax.executors import decoding
 from spec_jax.verifiers import matching
 
 # Draft and target laws that disagree, agree, and disagree strongly.
@@ -120,29 +122,30 @@ def spec_law(logits: jax.Array, temperature: float) -> jax.Array:
 
 def enumerated_laws() -> list[Check]:
   """Each rule's output law, all drafts summed out in float64."""
-  checks = []
-  for name in verifiers.names():
-    rule = verifiers.info(name)
-    num_drafts = min(2, rule.max_drafts or 2)
-    draws = [draw for draw in rule.draws if draw in types.DRAWS[:-1]]
-    error = max(
-        np.abs(verifiers.exact_output_law(name, p, q, num_drafts, draw)
-               - np.asarray(p)).max()
-        for p, q in TOY_LAWS for draw in draws)
-    detail = (f"largest error {error:.1e} over {len(TOY_LAWS)} laws, drafts"
-              f" {', '.join(draws)}")
-    if not rule.exact:
-      detail = f"not exact, and says so; {detail}"
-    checks.append(Check("output law, enumerated", name,
-                        error <= _LAW_TOLERANCE or not rule.exact, detail))
-  return checks
+  return ahead.together([functools.partial(_enumerated_law, name)
+                         for name in verifiers.names()])
+
+
+def _enumerated_law(name):
+  rule = verifiers.info(name)
+  num_drafts = min(2, rule.max_drafts or 2)
+  draws = [draw for draw in rule.draws if draw in types.DRAWS[:-1]]
+  error = max(
+      np.abs(verifiers.exact_output_law(name, p, q, num_drafts, draw)
+             - np.asarray(p)).max()
+      for p, q in TOY_LAWS for draw in draws)
+  detail = (f"largest error {error:.1e} over {len(TOY_LAWS)} laws, drafts"
+            f" {', '.join(draws)}")
+  if not rule.exact:
+    detail = f"not exact, and says so; {detail}"
+  return Check("output law, enumerated", name,
+               error <= _LAW_TOLERANCE or not rule.exact, detail)
 
 
 def sampled_laws(choices: Sequence[common.Choice], temperature: float,
-                 prompt: Sequence[int], num_rows: int, seed: int
-                 ) -> list[Check]:
+                 work: workload_lib.Workload, num_rows: int) -> list[Check]:
   """Chi-square of the first two tokens of many rows, on the real models."""
-  prompt = list(prompt)[-_TAIL:]
+  prompt = work.encode(work.conversations[0], 0)[-_TAIL:]
   checks, laws = [], {}
   for choice in choices:
     is_coupled = isinstance(choice.system.verifier, matching.SampleAndMatch)
@@ -151,12 +154,8 @@ def sampled_laws(choices: Sequence[common.Choice], temperature: float,
     if choice.baseline not in laws:
       laws[choice.baseline] = two_token_law(choice, temperature, prompt)
     top, expected = laws[choice.baseline]
-    decoded = api.generate(
-        choice.at(temperature), choice.params, [prompt] * num_rows,
-        max_new_tokens=2, seed=seed + 1, executor=choice.executor,
-        sampling=sampling_lib.Sampling(temperature))
     counts = np.zeros_like(expected)
-    for row in decoded.tokens:
+    for row in _first_two(choice, temperature, prompt, work, num_rows):
       counts[_cell(row, top, choice.system.target.vocab_size)] += 1
     p, cells = p_value(counts, expected)
     checks.append(Check(
@@ -165,14 +164,55 @@ def sampled_laws(choices: Sequence[common.Choice], temperature: float,
   return checks
 
 
+def _first_two(choice, temperature, prompt, work, num_rows):
+  """One or two tokens of each row, by the programs that race.
+
+  Row by row, in the shapes of the workload: a row says alone what it says in a
+  batch, and nothing has to be compiled. The prefill draws nothing, so rows
+  share it.
+  """
+  system, params, executor = (
+      choice.at(temperature), choice.params, choice.executor)
+  like, _ = next(workload_lib.first_turns(work))
+  tokens = np.zeros((1, like.tokens.shape[1]), np.int32)
+  tokens[0, :len(prompt)] = prompt
+  prompts = decoding.Prompts(
+      jnp.asarray(tokens), jnp.asarray([len(prompt)], jnp.int32))
+  keys = keys_lib.row_keys(work.seed + 1, num_rows)
+  state = executor.start(
+      system, params, prompts, keys[:1], 2,
+      decoding.capacity_for(prompts, work.max_new_tokens))
+  for row in range(num_rows):
+    own = _copy(state).replace(keys=keys[row:row + 1])  # Rounds consume it.
+    done, _ = executor.rounds(
+        system, params, own, decoding.zero_counts(system, 1))
+    yield np.asarray(done.tokens)[0, len(prompt):int(done.length[0])].tolist()
+
+
+@jax.jit
+def _copy(state):
+  return jax.tree.map(jnp.copy, state)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _laws_at(model, temperature, params, rows, place):
+  """`f[B, V]`: the laws of what follows token `place` of `i32[B, T]`."""
+  logits = model.score(params, rows).logits
+  return spec_law(logits[:, place], temperature)
+
+
 def two_token_law(choice, temperature, prompt):
   """The likeliest first tokens, and the law of `_cell`s."""
-  score = lambda rows: spec_law(choice.system.target.score(
-      choice.params.target, jnp.asarray(rows, jnp.int32)).logits[:, -1],
-                                temperature)
-  first = np.asarray(score([prompt])[0], np.float64)
+  size = len(prompt)
+  # One shape for both calls; what stands behind `place` is not seen from it.
+  rows = np.tile(np.asarray([*prompt, 0], np.int32), (_TOP, 1))
+  laws_at = lambda place: np.asarray(_laws_at(
+      choice.system.target, temperature, choice.params.target, rows, place),
+                                     np.float64)
+  first = laws_at(size - 1)[0]
   top = np.argsort(-first)[:_TOP]
-  second = np.asarray(score([prompt + [int(t)] for t in top]), np.float64)
+  rows[:len(top), size] = top
+  second = laws_at(size)[:len(top)]
   end = choice.system.end_of_text
   if end is not None:  # Nothing follows the end; its cell is the first token.
     second[top == end] = np.eye(first.size)[end]

@@ -16,11 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spec_jax.core import keys as keys_lib
 from spec_jax.core import system as system_lib
 from spec_jax.core import tree as tree_lib
 from spec_jax.core import types
-from spec_jax.evaluation import prompts as prompts_lib
 from spec_jax.evaluation import workload as workload_lib
 from spec_jax.executors import decoding
 from spec_jax.executors import fused
@@ -65,18 +63,23 @@ class _Tries:
   draw: str = struct.field(pytree_node=False)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _round(system, params, state):
-  """A step that also tells what stood at each depth of the path."""
-  tree, drafter = system_lib.propose(system, params, state)
-  new_state, info = system_lib.verify(system, params, state, tree, drafter)
-  slots = jnp.arange(tree.depth)
-  position = state.length[:, None] + slots[None]
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _propose(drafter, sampling, params, state):
+  """The tree of a round; one program for all rules that judge it."""
+  tree, _ = drafter.propose(
+      params.drafter, state.drafter, system_lib.context(params, state),
+      sampling)
+  return tree
+
+
+@jax.jit
+def _follow(tree, length, new_tokens, new_length):
+  """What stood at each depth of the path that a round took."""
+  position = length[:, None] + jnp.arange(tree.depth)[None]
   emitted = jnp.take_along_axis(
-      new_state.tokens,
-      jnp.minimum(position, state.tokens.shape[1] - 1), axis=1)
-  tries = jax.vmap(_row_tries)(tree, emitted, info.emitted)
-  return new_state, tries.replace(position=position)
+      new_tokens, jnp.minimum(position, new_tokens.shape[1] - 1), axis=1)
+  tries = jax.vmap(_row_tries)(tree, emitted, new_length - length)
+  return tries.replace(position=position)
 
 
 def _row_tries(tree, emitted, count):
@@ -124,7 +127,7 @@ def audit(system: system_lib.System, params: types.Params,
     None if the drafts have no law, or none was drawn.
   """
   hits, optima = [], []
-  for prompts, keys in _batches(work):
+  for prompts, keys in workload_lib.first_turns(work):
     state, tries = _decode(system, params, prompts, keys, work.max_new_tokens)
     if tries is None:
       return None
@@ -143,36 +146,26 @@ def audit(system: system_lib.System, params: types.Params,
                float(noise))
 
 
-def _batches(work):
-  """Prompts and keys, as `workload.run` makes them for first turns."""
-  first_row = 0
-  for group in work.groups():
-    rows = [work.fit(work.encode(c, 0), c.name)[0] for c in group]
-    keys = keys_lib.row_keys(work.seed, len(group), first_row)
-    first_row += len(group)
-    yield prompts_lib.batch(rows, work.limit), keys
-
-
-def _start(system, params, prompts, keys, max_new_tokens):
-  return fused.Fused().start(
-      system, params, prompts, keys, max_new_tokens,
-      decoding.capacity_for(prompts, max_new_tokens))
-
-
 def _decode(system, params, prompts, keys, max_new_tokens):
   """The last state and the tries of every round, as NumPy arrays.
 
-  The tries are None where the drafts have no law.
+  The tries are None where the drafts have no law. Rounds are those of the
+  program that decodes, one at a time; the drafts are proposed once more beside
+  it, with the keys of their positions and so the same.
   """
-  state = _start(system, params, prompts, keys, max_new_tokens)
+  executor = fused.Fused()
+  state = executor.start(system, params, prompts, keys, max_new_tokens)
   tree, _ = jax.eval_shape(
       functools.partial(system_lib.propose, system), params, state)
   if tree.q is None:
     return state, None
-  tries = []
+  tries, counts = [], decoding.zero_counts(system, prompts.tokens.shape[0])
   while bool(state.is_running.any()):
-    state, found = _round(system, params, state)
-    tries.append(jax.device_get(found))
+    tree = _propose(system.drafter, system.sampling, params, state)
+    length = jnp.copy(state.length)  # The round consumes the state.
+    state, counts = executor.rounds(system, params, state, counts, 1)
+    tries.append(jax.device_get(
+        _follow(tree, length, state.tokens, state.length)))
   return state, tries
 
 

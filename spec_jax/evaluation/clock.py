@@ -117,6 +117,18 @@ class Clock:
       max_new_tokens: budget per row.
     """
     capacity = decoding.capacity_for(prompts, max_new_tokens)
+    self.warm(system, params, prompts, keys, max_new_tokens)
+    return self._decode(self._executor, system, params, prompts, keys,
+                        max_new_tokens, capacity)
+
+  def warm(self, system: system_lib.System, params: types.Params,
+           prompts: decoding.Prompts, keys: jax.Array, max_new_tokens: int
+           ) -> None:
+    """Compiles what `decode` runs, unless it did so before.
+
+    Programs belong to the process: a thread may warm them for other clocks.
+    """
+    capacity = decoding.capacity_for(prompts, max_new_tokens)
     case = (system, prompts.tokens.shape, capacity)
     if case not in self._warm:
       # The budget is traced: a short decode compiles what a long one runs.
@@ -124,8 +136,6 @@ class Clock:
       stranger = dataclasses.replace(self._executor, memory={})
       self._decode(stranger, system, params, prompts, keys, 2, capacity)
       self._warm.add(case)
-    return self._decode(self._executor, system, params, prompts, keys,
-                        max_new_tokens, capacity)
 
   def _decode(self, executor, system, params, prompts, keys, max_new_tokens,
               capacity):

@@ -21,6 +21,7 @@ import numpy as np
 from spec_jax.caches import dense
 from spec_jax.core import system as system_lib
 from spec_jax.core import types
+from spec_jax.evaluation import ahead
 from spec_jax.evaluation import calls as calls_lib
 from spec_jax.executors import hosted
 
@@ -226,8 +227,7 @@ class Forwards:
       *self._calls[name], pieces = _pieces(system, params, state)
       for call, piece in pieces:
         self._fns.setdefault(name if call is None else call, _looped(piece))
-    for fn in self._fns.values():
-      fn()
+    ahead.together(list(self._fns.values()))
     self._samples = {key: [] for key in self._fns}
 
   def sample(self, repeats: int = 3) -> None:

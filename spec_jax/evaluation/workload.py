@@ -1,9 +1,11 @@
 """One pass of a system over a set of conversations, turn by turn, timed."""
 
+from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
+import jax
 import numpy as np
 
 from spec_jax.core import counts as counts_lib
@@ -108,6 +110,17 @@ class Pass:
   @property
   def stats(self) -> stats_lib.Stats:
     return stats_lib.stats(*self.counts)
+
+
+def first_turns(work: Workload
+                ) -> Iterator[tuple[decoding.Prompts, jax.Array]]:
+  """Prompts and keys of each batch, as `run` makes them for first turns."""
+  first_row = 0
+  for group in work.groups():
+    rows = [work.fit(work.encode(c, 0), c.name)[0] for c in group]
+    keys = keys_lib.row_keys(work.seed, len(group), first_row)
+    first_row += len(group)
+    yield prompts_lib.batch(rows, work.limit), keys
 
 
 def run(clock: clock_lib.Clock, system: system_lib.System,
