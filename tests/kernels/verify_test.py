@@ -119,8 +119,8 @@ def gpu_walker(rule, sampling, **options):
   return lambda tree, logits, ctx: fn(tree, logits, ctx.keys, ctx.length)
 
 
-# On a Hopper GPU (JAX_PLATFORMS=cuda,cpu) the kernel itself runs; the interpreter
-# takes long to bring several groups together.
+# On a Hopper GPU (JAX_PLATFORMS=cuda,cpu) the kernel itself runs; the
+# interpreter takes long to bring several groups together.
 on_gpu = {} if backend_lib.has_hopper() else {
     "interpret": interpreters.InterpretGPUParams(), "num_groups": 1}
 
