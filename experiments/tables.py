@@ -23,6 +23,8 @@ minus acceptance, with its standard error. round/forwards: time of a round over
 that of its forwards.
 """
 
+_FEWEST_TRIES = 20  # Of a depth whose acceptance is drawn.
+
 
 def line(record: Record) -> dict[str, str]:
   """One line of the table."""
@@ -66,7 +68,19 @@ def bar(record: Record) -> plots.Bar:
   return plots.Bar(
       record["system"], speedup["median"], speedup["lower"], speedup["upper"],
       record["predicted_speedup"], counts["block_efficiency"],
-      tuple(counts["conditional_by_depth"]))
+      _often_reached(counts))
+
+
+def _often_reached(counts):
+  """Acceptance by depth, down to where it is a mean over few tries."""
+  kept = []
+  for share, before in zip(counts["conditional_by_depth"],
+                           [1.0, *counts["marginal_by_depth"]]):
+    # No more rounds can have tried this depth than accepted the one above.
+    if before * counts["target_calls"] < _FEWEST_TRIES:
+      break
+    kept.append(share)
+  return tuple(kept)
 
 
 def write_cells(folder: pathlib.Path, flags: Mapping[str, Any], bundle: str,

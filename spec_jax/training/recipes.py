@@ -131,7 +131,7 @@ TUNED = {
         "block_verification": {"depth": 7, **_COSTS},
         "canonical_is": {"num_sequences": 2, "depth": 4},
         "clasp": {"depth": 4},
-        "cs_drafting": {"reviewed": 3, "unreviewed": 1, "proposed": 4},
+        "cs_drafting": {"reviewed": 7, "unreviewed": 0, "proposed": 4},
         "del_exit": {"depth": 6},
         "draft_and_verify": {"depth": 4},
         "dresd": {"depth": 4, "drafts": 2},

@@ -25,6 +25,7 @@ def record(name="a", speedup=1.5, spread=0.1, count=5, histogram=(0.5, 0.5),
           "target_calls": calls, "drafted": calls, "accepted": accepted,
           "block_efficiency": 1 + accepted / calls, "histogram": histogram,
           "acceptance": accepted / calls,
+          "marginal_by_depth": [accepted / calls],
           "conditional_by_depth": [accepted / calls]},
       "clock": {"speedup": {
           "median": speedup, "lower": speedup - spread,
