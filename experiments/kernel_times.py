@@ -14,6 +14,7 @@ speed: there only the XLA rows are timed.
 
 from collections.abc import Sequence
 import functools
+import pathlib
 import sys
 import time
 
@@ -37,6 +38,7 @@ ms: median of a call; floor: milliseconds of the bytes alone; of floor: floor
 divided by time (1 = nothing but the bytes); jax.nn: dot_product_attention with
 a mask over prefix and tree joined beforehand, the copy not counted.
 """
+_TABLE = "kernel_times.md"
 _INNER = 10  # Calls between two looks at the watch.
 
 
@@ -86,23 +88,31 @@ def run(values: flags.FlagValues) -> int:
                          f" --page={values.page}.")
     folder = report.make_folder(values.out)
   bandwidth = measured_bandwidth(values.bandwidth_mib, values.repetitions)
-  plan = [(prefix, rows) for prefix in prefixes for rows in counts]
-  found = [measure(values, *case, bandwidth)
-           for case in tqdm.tqdm(plan, unit="case")]
-  plan = [(vocab, rows) for vocab in vocabs for rows in counts]
-  walks = [row for case in tqdm.tqdm(plan, unit="case")
-           for row in measure_walks(values, *case, bandwidth)]
+  found, walks = [], []
+  # Written after every case: a run that is cut off leaves what it has measured.
+  write(folder, values, bandwidth, found, walks)
+  for prefix, rows in tqdm.tqdm(
+      [(prefix, rows) for prefix in prefixes for rows in counts], unit="case"):
+    found.append(measure(values, prefix, rows, bandwidth))
+    write(folder, values, bandwidth, found, walks)
+  for vocab, rows in tqdm.tqdm(
+      [(vocab, rows) for vocab in vocabs for rows in counts], unit="case"):
+    walks += measure_walks(values, vocab, rows, bandwidth)
+    write(folder, values, bandwidth, found, walks)
+  print((folder / _TABLE).read_text(encoding="utf-8"))
+  print(f"written: {folder}")
+  return 0
+
+
+def write(folder: pathlib.Path, values, bandwidth: float, found, walks) -> None:
+  """Card and table of what was measured so far."""
   notes = [] if any("kernel" in row["seconds"] for row in found + walks) else [
       f"No kernel was timed: {why_no_kernel(values)}."]
   with common.clean_errors():
     report.write_json(folder / "kernel_times.json", report.card(
         common.flags_of(values), bytes_per_second=bandwidth, notes=notes,
         rows=found, verification=walks))
-    table = text(found, walks, notes)
-    report.write_text(folder / "kernel_times.md", table)
-  print(table)
-  print(f"written: {folder}")
-  return 0
+    report.write_text(folder / _TABLE, text(found, walks, notes))
 
 
 def measured_bandwidth(mebibytes: int, repetitions: int) -> float:

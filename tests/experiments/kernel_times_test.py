@@ -36,6 +36,16 @@ def test_writes_a_card_and_a_table(tmp_path, capsys, more):
   assert table in capsys.readouterr().out
 
 
+def test_a_run_that_is_cut_off_leaves_what_it_measured(tmp_path, monkeypatch):
+  def cut_off(*args):
+    raise KeyboardInterrupt
+  monkeypatch.setattr(kernel_times, "measure_walks", cut_off)
+  assert kernel_times.main([f"--out={tmp_path}", *SMALL]) != 0
+  card = json.loads((tmp_path / "kernel_times.json").read_text())
+  assert len(card["rows"]) == 1 and not card["verification"]
+  assert "64 x 2" in (tmp_path / "kernel_times.md").read_text()
+
+
 def test_jax_attention_is_given_the_same_problem():
   values = argparse.Namespace(
       dtype="float32", num_nodes=3, kv_heads=2, groups=2, head_size=8, page=16,

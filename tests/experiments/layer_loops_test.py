@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import layer_loops
+from spec_jax.caches import dense
 from spec_jax.models import contract
 from tests import toy
 
@@ -21,7 +22,7 @@ def test_scanned_layers_read_their_own_weights_and_cache():
       jnp.arange(x.shape[1], dtype=jnp.int32), x.shape)
   masks = [jnp.broadcast_to(jnp.tril(jnp.ones((n, n), bool)), (2, n, n))
            for n in (5, 2)]
-  cache = model.empty_cache(2, 8)
+  cache = dense.empty(model, 2, 8)
   out = model.forward(params, tokens, positions(0, tokens), masks[0], cache)
   cache = cache.commit(out.fresh, positions(0, tokens), jnp.full((2,), 5))
   arguments = rest, positions(5, rest), masks[1], cache
