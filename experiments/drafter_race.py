@@ -147,19 +147,17 @@ def _count(bench, name):
 
 def _fit(values, key, changes, bench, name):
   """Trains a part within the budget and writes it."""
-  seconds, steps = None, values.steps
-  if steps is None:
-    # A cell of its own: a training that goes on takes as many as planned.
-    seconds = _finished(_cell(bench, f"{name}-probe", key), key, _probe,
-                        changes, bench, name)["seconds_per_step"]
-    steps = max(2, int(60 * values.minutes / seconds))
+  # A cell of its own: a training that goes on takes as many steps as planned.
+  probed = lambda: _finished(_cell(bench, f"{name}-probe", key), key, _probe,
+                             changes, bench, name)["seconds_per_step"]
+  steps = values.steps or max(2, int(60 * values.minutes / probed()))
   laps = Laps(name)
   hyper, params = bench.fit(name, changes | {"num_steps": steps}, laps)
   bench.write(bench.folder, name, hyper, params)
   log = loop.read_log(bench.folder / name / loop.LOG_NAME)
   judged = [row for row in log if any(k.startswith("eval_") for k in row)]
   return {"parameters": _size(params), "steps": steps,
-          "seconds_per_step": laps.seconds_per_step or seconds,
+          "seconds_per_step": laps.seconds_per_step or probed(),
           "machine": cells.stable_environment(), "judged": judged}
 
 

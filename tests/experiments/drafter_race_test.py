@@ -86,6 +86,22 @@ def test_a_race_trains_decodes_and_goes_on(
     assert drafter_race.main(arguments) == 0
 
 
+def test_steps_that_an_interruption_left_untimed(tiny, tmp_path):
+  out = tmp_path / "out"
+  arguments = [f"--models={tiny}", f"--corpus={corpus(tmp_path / 'corpus')}",
+               "--system=medusa_1", "--steps=2", "--own_windows=4", "--batch=4",
+               "--shape=", f"--out={out}"]
+  for _ in range(2):
+    with jax.numpy_dtype_promotion("standard"):
+      assert drafter_race.main(arguments) == 0
+    (row,) = json.loads((out / "drafter_race.json").read_text())["rows"]
+    assert row["part"]["steps"] == 2 and row["part"]["seconds_per_step"] > 0
+    assert not row["decoded"]
+    # The part is whole, but nothing is known of its training.
+    (finished,) = (out / "cells").glob("medusa_1-training-*.json")
+    finished.unlink()
+
+
 def test_parts_that_are_counted_or_of_another_system(tiny, tmp_path):
   out = tmp_path / "out"
   assert drafter_race.main([
