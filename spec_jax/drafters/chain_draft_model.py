@@ -226,10 +226,8 @@ class ChainDraftModel(level_drafter.ModelDrafter):
 
   def _draw(self, params, draw, ctx, sampling, loop, out, token_ids=None):
     """Draws a token from the last forward; asks whether to go on."""
-    seen = loop.seen
-    known = seen if seen is None or token_ids is None else (
-        seen[:, :, token_ids])
-    law = sampling.probs(out.logits, known)
+    law = sampling.probs(
+        out.logits, level_drafter.seen_among(loop.seen, token_ids))
     token = self._token(draw, ctx, loop.index, out.logits, law)
     drafted = types.Drafted(
         index=loop.index, confidence=jnp.take_along_axis(
@@ -244,6 +242,7 @@ class ChainDraftModel(level_drafter.ModelDrafter):
     proceeds |= loop.index + 1 < self.min_length
     put = lambda a, new: jax.lax.dynamic_update_slice_in_dim(
         a, new, loop.index, axis=1)
+    seen = loop.seen
     if seen is not None:
       seen = seen | jax.nn.one_hot(
           token[:, None], seen.shape[-1], dtype=bool)

@@ -169,9 +169,7 @@ class GrownDraftModel(level_drafter.ModelDrafter):
 
     def extend(loop, logits, handed, policy=policy, fresh=None, proceeds=None,
                is_fed=True):
-      known = loop.seen
-      if known is not None and token_ids is not None:
-        known = known[:, :, token_ids]
+      known = level_drafter.seen_among(loop.seen, token_ids)
       if most is not None:
         is_short = loop.level + 1 < most
         proceeds = is_short if proceeds is None else proceeds & is_short

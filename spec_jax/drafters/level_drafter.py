@@ -192,6 +192,14 @@ def pick(array: jax.Array, places: np.ndarray, axis: int = 1) -> jax.Array:
   return jnp.take(array, jnp.asarray(places), axis=axis)
 
 
+def seen_among(seen: jax.Array | None, token_ids: jax.Array | None
+               ) -> jax.Array | None:
+  """Of `bool[..., V]` those tokens that a law is over; ids of None: all."""
+  if seen is None or token_ids is None:
+    return seen
+  return seen[..., token_ids]
+
+
 def seen_by_root(model, ctx: types.Context, sampling: sampling_lib.Sampling
                  ) -> jax.Array | None:
   """`bool[B, 1, V]`, tokens of the text; None where no law asks for them."""

@@ -115,12 +115,17 @@ class Pass:
 def first_turns(work: Workload
                 ) -> Iterator[tuple[decoding.Prompts, jax.Array]]:
   """Prompts and keys of each batch, as `run` makes them for first turns."""
+  for group, keys in _keyed_groups(work):
+    rows = [work.fit(work.encode(c, 0), c.name)[0] for c in group]
+    yield prompts_lib.batch(rows, work.limit), keys
+
+
+def _keyed_groups(work):
+  """The conversations of each batch, and their rows' keys."""
   first_row = 0
   for group in work.groups():
-    rows = [work.fit(work.encode(c, 0), c.name)[0] for c in group]
-    keys = keys_lib.row_keys(work.seed, len(group), first_row)
+    yield group, keys_lib.row_keys(work.seed, len(group), first_row)
     first_row += len(group)
-    yield prompts_lib.batch(rows, work.limit), keys
 
 
 def run(clock: clock_lib.Clock, system: system_lib.System,
@@ -134,12 +139,9 @@ def run(clock: clock_lib.Clock, system: system_lib.System,
     FloatingPointError: if the target fails.
   """
   lap, counts, rows, prompts, dropped = clock_lib.Lap(), [], [], [], 0
-  first_row = 0
   clock.forget()
-  for group in work.groups():
+  for group, keys in _keyed_groups(work):
     contexts = [[] for _ in group]
-    keys = keys_lib.row_keys(work.seed, len(group), first_row)
-    first_row += len(group)
     for turn in range(len(group[0].turns)):
       for i, conversation in enumerate(group):
         contexts[i], cut = work.fit(
