@@ -38,7 +38,6 @@ ms: median of a call; floor: milliseconds of the bytes alone; of floor: floor
 divided by time (1 = nothing but the bytes); jax.nn: dot_product_attention with
 a mask over prefix and tree joined beforehand, the copy not counted.
 """
-_TABLE = "kernel_times.md"
 _INNER = 10  # Calls between two looks at the watch.
 
 
@@ -90,29 +89,31 @@ def run(values: flags.FlagValues) -> int:
   bandwidth = measured_bandwidth(values.bandwidth_mib, values.repetitions)
   found, walks = [], []
   # Written after every case: a run that is cut off leaves what it has measured.
-  write(folder, values, bandwidth, found, walks)
+  table = write(folder, values, bandwidth, found, walks)
   for prefix, rows in tqdm.tqdm(
       [(prefix, rows) for prefix in prefixes for rows in counts], unit="case"):
     found.append(measure(values, prefix, rows, bandwidth))
-    write(folder, values, bandwidth, found, walks)
+    table = write(folder, values, bandwidth, found, walks)
   for vocab, rows in tqdm.tqdm(
       [(vocab, rows) for vocab in vocabs for rows in counts], unit="case"):
     walks += measure_walks(values, vocab, rows, bandwidth)
-    write(folder, values, bandwidth, found, walks)
-  print((folder / _TABLE).read_text(encoding="utf-8"))
+    table = write(folder, values, bandwidth, found, walks)
+  print(table)
   print(f"written: {folder}")
   return 0
 
 
-def write(folder: pathlib.Path, values, bandwidth: float, found, walks) -> None:
-  """Card and table of what was measured so far."""
+def write(folder: pathlib.Path, values, bandwidth: float, found, walks) -> str:
+  """Card and table of what was measured so far; returns the table."""
   notes = [] if any("kernel" in row["seconds"] for row in found + walks) else [
       f"No kernel was timed: {why_no_kernel(values)}."]
   with common.clean_errors():
     report.write_json(folder / "kernel_times.json", report.card(
         common.flags_of(values), bytes_per_second=bandwidth, notes=notes,
         rows=found, verification=walks))
-    report.write_text(folder / _TABLE, text(found, walks, notes))
+    table = text(found, walks, notes)
+    report.write_text(folder / "kernel_times.md", table)
+  return table
 
 
 def measured_bandwidth(mebibytes: int, repetitions: int) -> float:

@@ -109,7 +109,6 @@ def measure(model, params, num_tokens: int, prefix: int, repeats: int) -> dict:
   """Seconds of a forward, of a compilation, and how far the logits differ."""
   cache = dense.empty(model, 1, prefix + num_tokens).replace(
       length=jnp.full((1,), prefix, jnp.int32))
-  cache = jax.tree.map(jnp.asarray, cache)
   positions = prefix + jnp.arange(num_tokens, dtype=jnp.int32)[None]
   mask = jnp.tril(jnp.ones((1, num_tokens, num_tokens), bool))
   tokens = jnp.arange(1, num_tokens + 1, dtype=jnp.int32)[None]
