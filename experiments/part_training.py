@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import contextlib
 import dataclasses
 import functools
+import json
 import os
 import pathlib
 from typing import Any
@@ -15,6 +16,7 @@ from tqdm import auto as tqdm
 
 from experiments import parts
 from spec_jax import api
+from spec_jax.core import registry
 from spec_jax.core import types
 from spec_jax.drafters import none
 from spec_jax.evaluation import report
@@ -141,6 +143,40 @@ def of_flags(values: flags.FlagValues) -> Bench:
   return open_bench(values.models, values.corpus,
                     report.make_folder(values.out), values.seed,
                     values.checkpoint_every)
+
+
+def changes(name: str, text: str) -> dict[str, Any]:
+  """Fields of the recipe of a part, as --recipe writes them.
+
+  Args:
+    name: of the system.
+    text: JSON of an object; lists become tuples, as hyper-parameters want them.
+
+  Raises:
+    ValueError: it is no such JSON, or the recipe has no such field.
+  """
+  try:
+    found = json.loads(text)
+  except json.JSONDecodeError as error:
+    raise ValueError(f"--recipe={text} is not JSON: {error}.") from error
+  if not isinstance(found, dict):
+    raise ValueError(f"--recipe={text}, expected a JSON object.")
+  recipe = parts.recipe_of(name)
+  known = [] if recipe is None else [
+      field.name for field in dataclasses.fields(recipe)]
+  for key in found:
+    if key not in known:
+      raise ValueError(registry.unknown(
+          f"field of --recipe for {name}", key, known or ("none",)))
+  return {key: _tuples(value) for key, value in found.items()}
+
+
+def _tuples(value):
+  if isinstance(value, list):
+    return tuple(map(_tuples, value))
+  if isinstance(value, dict):
+    return {key: _tuples(part) for key, part in value.items()}
+  return value
 
 
 @contextlib.contextmanager

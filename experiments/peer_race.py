@@ -21,6 +21,7 @@ from tqdm import auto as tqdm
 from experiments import common
 from experiments import peers
 from spec_jax import systems
+from spec_jax.evaluation import ahead
 from spec_jax.evaluation import clock as clock_lib
 from spec_jax.evaluation import equality
 from spec_jax.evaluation import prompts as prompts_lib
@@ -74,8 +75,8 @@ def run(values: flags.FlagValues) -> int:
     found = race(values, bundle, choices, peer, temperature)
     rows += [dict(row, temperature=temperature) for row in found]
     is_equal &= all(row["equal"] is not False for row in found)
-  with common.clean_errors():
-    write(folder, values, bundle, peer, rows)
+    with common.clean_errors():  # At once: the next temperature takes its time.
+      write(folder, values, bundle, peer, rows)
   print(text(rows))
   print(f"table and card: {folder}")
   return 0 if is_equal else 1
@@ -115,8 +116,7 @@ def race(values, bundle, choices, peer, temperature) -> list[dict[str, Any]]:
     first.setdefault(name, answer)
     return answer.lap
 
-  for name in tqdm.tqdm(passes, desc="warm-up", unit="pass"):
-    passes[name]()
+  warm_up(passes, names)
   total = values.repeats * len(passes)
   with tqdm.tqdm(total=total, desc=f"T={temperature:g}", unit="pass") as bar:
     laps = clock_lib.race(
@@ -125,6 +125,14 @@ def race(values, bundle, choices, peer, temperature) -> list[dict[str, Any]]:
   baselines = [name for name in names if name != peers.LOOKUP]
   return [row_of(name, first, laps, baselines, tokens, bundle, temperature)
           for name in passes]
+
+
+def warm_up(passes, peer_names) -> None:
+  """One pass of each; ours compile side by side."""
+  for name in tqdm.tqdm(peer_names, desc="warm-up", unit="pass"):
+    passes[name]()
+  ahead.together(
+      [run for name, run in passes.items() if name not in peer_names])
 
 
 def our_passer(values, bundle, choice, tokens, temperature):

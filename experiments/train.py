@@ -97,6 +97,10 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_integer("own_windows", None, "With --system: windows of the"
                        " target's own text to learn from; default: the"
                        " recipe's.", lower_bound=2, flag_values=values)
+  flags.DEFINE_string("recipe", "{}", "With --system: JSON of further fields of"
+                      " the part's recipe that differ, such as"
+                      " '{\"learning_rate\": 1e-3, \"hyper\": {...}}'.",
+                      flag_values=values)
   flags.DEFINE_string("out", "out/train", "Folder for checkpoints, logs and the"
                       " finished bundle.", flag_values=values)
   flags.DEFINE_string("corpus", None, "Folder of *.py files; default: this"
@@ -136,9 +140,10 @@ def train_part(values) -> int:
     bench = part_training.open_bench(
         values.models, values.corpus, report.make_folder(values.out),
         values.seed, values.checkpoint_every)
-  changes = {key: value for key, value in (
-      ("num_steps", values.steps), ("batch", values.batch),
-      ("own_windows", values.own_windows)) if value is not None}
+    changes = part_training.changes(name, values.recipe) | {
+        key: value for key, value in (
+            ("num_steps", values.steps), ("batch", values.batch),
+            ("own_windows", values.own_windows)) if value is not None}
   if known := expected.text(name):
     print(known)
   hyper, params = bench.fit(name, changes, functools.partial(

@@ -228,7 +228,7 @@ class ChainDraftModel(level_drafter.ModelDrafter):
     """Draws a token from the last forward; asks whether to go on."""
     law = sampling.probs(
         out.logits, level_drafter.seen_among(loop.seen, token_ids))
-    token = self._token(draw, ctx, loop.index, out.logits, law)
+    token = self._token(draw, ctx, loop.index, out.logits, law, token_ids)
     drafted = types.Drafted(
         index=loop.index, confidence=jnp.take_along_axis(
             jax.nn.softmax(out.logits[:, 0].astype(jnp.float32)),
@@ -251,16 +251,21 @@ class ChainDraftModel(level_drafter.ModelDrafter):
         tokens=put(loop.tokens, jnp.where(loop.is_going, token, 0)[:, None]),
         count=loop.count + loop.is_going.astype(jnp.int32),
         is_going=loop.is_going & proceeds,
-        laws=None if loop.laws is None else put(loop.laws, law),
+        laws=None if loop.laws is None else put(
+            loop.laws, level_drafter.over_all(
+                law, token_ids, self.model.vocab_size)),
         fresh=loop.fresh, seen=seen, handed=self.handed(out),
         control=rows_lib.where(loop.is_going, control, loop.control))
 
-  def _token(self, draw, ctx, index, logits, law):
+  def _token(self, draw, ctx, index, logits, law, token_ids):
     if draw == "top_k":
       return sampling_lib.most_likely(logits[:, 0])
     role, number = ((types.Role.EMIT, None) if draw == "coupled"
                     else (types.Role.DRAFT, index + 1))
     at = lambda key, position: sampling_lib.clocks(
-        keys_lib.at(key, position, role, number), law.shape[-1], law.dtype)
+        keys_lib.at(key, position, role, number), self.model.vocab_size,
+        law.dtype)
     noise = jax.vmap(at)(ctx.keys, ctx.length + index)
+    if token_ids is not None:
+      noise = noise[:, token_ids]
     return sampling_lib.first_to_ring(law[:, 0], noise)

@@ -29,13 +29,6 @@ class ChainFeatureDrafter(feature_drafter.StablePart,
       none.
   """
 
-  def __post_init__(self):
-    super().__post_init__()
-    if self.model.vocabulary and self.draw != "top_k":
-      raise ValueError(
-          f"draw={self.draw!r}, the vocabulary of the draft is that of part"
-          f" {self.model.vocabulary!r}; expected draw='top_k'.")
-
   @property
   def drawn(self) -> str:
     return self.draw
@@ -90,7 +83,38 @@ def most_likely(model: feature_model.FeatureModel, budget: int, depth: int,
         model, likelihood.MostLikely(budget, top_k, depth, top_k))
   if top_k != 1:
     draft_chain.refuse_tree(controller, "top_k", top_k)
+  return _chain(model, budget, depth, "top_k", controller, draft_cost,
+                check_cost)
+
+
+def drawn(model: feature_model.FeatureModel, budget: int, depth: int,
+          top_k: int, draw: str, controller: str | None = None,
+          draft_cost: float = draft_chain.DRAFT_COST,
+          check_cost: float = draft_chain.CHECK_COST) -> Any:
+  """A drafter of chains of tokens drawn from what the net says.
+
+  Args:
+    model: the net.
+    budget: nodes at most, with the root.
+    depth: tokens at most.
+    top_k: must be 1.
+    draw: how tokens are drawn, see `ChainDraftModel`.
+    controller: as of `most_likely`; None for chains of one length.
+    draft_cost: see `draft_chain.draft_chain`.
+    check_cost: likewise.
+
+  Raises:
+    ValueError: for more than one child, or an unknown controller or draw.
+  """
+  if top_k != 1:
+    raise ValueError(
+        f"draw={draw!r} and top_k={top_k}, expected top_k=1: only chains are"
+        " drawn at random.")
+  return _chain(model, budget, depth, draw, controller, draft_cost, check_cost)
+
+
+def _chain(model, budget, depth, draw, controller, draft_cost, check_cost):
   depth = min(depth, budget - 1)
   return ChainFeatureDrafter(
       model, draft_chain.controller_of(
-          controller, depth, draft_cost, check_cost), depth, "top_k")
+          controller, depth, draft_cost, check_cost), depth, draw)

@@ -151,26 +151,36 @@ def attend_segments(queries: jax.Array, segments, softcap: float
   Returns:
     As `tree_attention`.
   """
-  scores = [_scores(queries, keys, mask, softcap) for keys, _, mask in segments]
+  # With the queries of a group as one axis XLA has plain products of matrices.
+  batch, heads, num_tokens, groups, size = queries.shape
+  flat = queries.reshape(batch, heads, num_tokens * groups, size)
+  scores = [_scores(flat, keys, mask, softcap) for keys, _, mask in segments]
   top = scores[0].max(-1)
   for score in scores[1:]:
     top = jnp.maximum(top, score.max(-1))
   weights = [jnp.exp(score - top[..., None]) for score in scores]
   total = sum(weight.sum(-1) for weight in weights)
   outputs = sum(
-      jnp.einsum("bktgs,bksc->bktgc", weight.astype(values.dtype), values,
+      jnp.einsum("bkns,bksc->bknc", weight.astype(values.dtype), values,
                  preferred_element_type=jnp.float32)
       for weight, (_, values, _) in zip(weights, segments))
   out = (outputs / total[..., None]).astype(queries.dtype)
-  return out, top + jnp.log(total)
+  return out.reshape(queries.shape), (
+      top + jnp.log(total)).reshape(queries.shape[:-1])
 
 
 def _scores(queries, keys, mask, softcap):
-  # Keys first: as the right-hand side XLA would transpose them in memory, the
-  # whole cache in every forward. What is transposed now are the scores.
-  scores = jnp.einsum(
-      "bksc,bktgc->bkstg", keys, queries, preferred_element_type=jnp.float32)
-  scores = jnp.moveaxis(scores, 2, -1)
+  """`f32[B, K, T * G, S]` of queries `[B, K, T * G, C]`."""
+  num_tokens, groups = mask.shape[1], queries.shape[2] // mask.shape[1]
+  if num_tokens == 1:
+    # What stands on the right XLA transposes in memory. The scores of a single
+    # token are fewer than the numbers in the keys.
+    scores = jnp.einsum("bksc,bknc->bksn", keys, queries,
+                        preferred_element_type=jnp.float32).swapaxes(2, 3)
+  else:
+    scores = jnp.einsum("bknc,bksc->bkns", queries, keys,
+                        preferred_element_type=jnp.float32)
   if softcap:
     scores = softcap * jnp.tanh(scores / softcap)
-  return jnp.where(mask[:, None, :, None, :], scores, MASKED)
+  is_seen = jnp.repeat(mask, groups, axis=1)[:, None]
+  return jnp.where(is_seen, scores, MASKED)

@@ -21,6 +21,7 @@ from spec_jax.models import feature_model
 from spec_jax.training import alignment
 from spec_jax.training import columns
 from spec_jax.training import loop
+from spec_jax.training import losses
 from spec_jax.training import optimizers
 from spec_jax.training import part_recipe
 
@@ -39,6 +40,8 @@ class FeatureRecipe(part_recipe.PartRecipe):
     is_detached: whether a step's guess is a constant to the next one.
     feature_weight: of SmoothL1 of the features, a mean over their width.
     law_weight: of the cross-entropy from the target's law.
+    rejection_weight: of how often rejection turns a draft down, see
+      `losses.rejection`.
     ahead_weights: of what the net says of tokens further ahead, one for each
       of these; both terms above are taken times it.
     align_weight: of the agreement of steps, see `training.alignment`.
@@ -57,6 +60,7 @@ class FeatureRecipe(part_recipe.PartRecipe):
   is_detached: bool = False
   feature_weight: float = 1.0
   law_weight: float = 0.1
+  rejection_weight: float = 0.0
   ahead_weights: tuple[float, ...] = ()
   align_weight: float = 0.0
   temperature: float = 0.1
@@ -88,9 +92,13 @@ def recipe(options: FeatureRecipe, model: feature_model.FeatureModel,
 
 def start(model: feature_model.FeatureModel, frozen: Any, key: jax.Array
           ) -> Any:
-  """Fresh parameters; a head of its own is the target's, rows and norm."""
+  """Fresh parameters; a head of its own is the target's, rows and norm.
+
+  That of a net of another width is fresh too.
+  """
   params = near_identity(model.init(key))
-  if not model.net.head_size or frozen is None:
+  has_rows = model.config.d_model == model.target.config.d_model
+  if not model.net.head_size or frozen is None or not has_rows:
     return params
   target = frozen["target"]
   rows = target["embedding" if model.target.config.tie_embeddings else "head"]
@@ -167,6 +175,7 @@ def objective(options: FeatureRecipe, model: feature_model.FeatureModel,
       total += options.step_decay ** step * weight * (
           options.feature_weight * parts["feature"]
           + options.law_weight * parts["law"]
+          + options.rejection_weight * parts.get("rejection", 0.0)
           + options.router_weight * parts.get("router", 0.0))
       name = f"{step + 1}" + f"_ahead_{ahead}" * bool(ahead)
       metrics |= {f"{key}_{name}": value for key, value in parts.items()}
@@ -206,6 +215,9 @@ def step_losses(options, model, params, out, p_logits, features, is_real):
   law = optax.safe_softmax_cross_entropy(out.logits, jax.nn.softmax(p_logits))
   parts = {"law": mean(law, in_reach),
            "agreement": mean((own == best).astype(jnp.float32), is_real)}
+  if options.rejection_weight:
+    parts["rejection"] = mean(
+        losses.refusals(p_logits, out.logits), in_reach)
   wide = lambda a: a.astype(jnp.float32)
   parts["feature"] = jnp.zeros(())
   if options.feature_weight:

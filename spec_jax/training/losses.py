@@ -28,8 +28,12 @@ def forward_kl(p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:
 
 def total_variation(p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:
   """TV(p, q) = 1 - acceptance of single-draft rejection at temperature 1."""
+  return _distance(p_logits, q_logits).mean()
+
+
+def _distance(p_logits, q_logits):
   p, q = jax.nn.softmax(p_logits), jax.nn.softmax(q_logits)
-  return 0.5 * jnp.abs(p - q).sum(-1).mean()
+  return 0.5 * jnp.abs(p - q).sum(-1)
 
 
 def rejection(p_logits: jax.Array, q_logits: jax.Array,
@@ -41,8 +45,14 @@ def rejection(p_logits: jax.Array, q_logits: jax.Array,
   nothing to what p draws: for drafts that imitate p already. A temperature
   below 1 asks for the likeliest tokens, which is what counts at 0.
   """
+  return refusals(p_logits, q_logits, temperatures).mean()
+
+
+def refusals(p_logits: jax.Array, q_logits: jax.Array,
+             temperatures: Sequence[float] = (0.5, 1.0)) -> jax.Array:
+  """The same of each token, `f32[...]`; see `rejection`."""
   return jnp.mean(jnp.stack([
-      total_variation(p_logits / t, q_logits / t) for t in temperatures]))
+      _distance(p_logits / t, q_logits / t) for t in temperatures]), axis=0)
 
 
 def agreement(p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:

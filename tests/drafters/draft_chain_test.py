@@ -11,7 +11,6 @@ from spec_jax.controllers import fixed
 from spec_jax.core import keys as keys_lib
 from spec_jax.drafters import chain_draft_model
 from spec_jax.drafters import draft_chain
-from spec_jax.drafters import draft_model
 from spec_jax.verifiers import block
 from tests import toy
 from tests.conformance import runs
@@ -137,7 +136,7 @@ def test_cost_model_takes_the_length_of_the_fastest_round(
 def test_systems_hand_controller_and_costs_on(system_name):
   build = functools.partial(
       systems.build, system_name, toy.bundle(), depth=DEPTH)
-  assert isinstance(build()[0].drafter, draft_model.DraftModel)
+  assert build()[0].drafter.controller == fixed.Fixed()
   for name in controllers.names():
     drafter = build(
         controller=name, draft_cost=.375, check_cost=.125)[0].drafter

@@ -12,6 +12,7 @@ from spec_jax import controllers
 from spec_jax import systems
 from spec_jax.controllers import learned
 from spec_jax.core import keys as keys_lib
+from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import types
 from spec_jax.drafters import feature_chain
 from spec_jax.drafters import feature_drafter
@@ -30,6 +31,8 @@ ADAPTIVE = chains_test.ADAPTIVE
 # A chain with sampled tokens, one of likely tokens, one without features.
 CHAINS = {"eagle_1": {"branching": (1,) * DEPTH},
           "eagle_3": {"depth": DEPTH, "top_k": 1}, "glide": {"depth": DEPTH}}
+# `eagle_3` that draws at random from the tokens that it knows.
+DRAWN = {"depth": DEPTH, "top_k": 1, "draw": "iid"}
 # The loop that they share, with a model of its own.
 DRAFT_MODEL = {"speculative_sampling": {"depth": DEPTH}}
 # Chains of other nets, those first that speak in a way of their own.
@@ -38,9 +41,11 @@ OTHERS = ("coral", "fspad", "poss", "fr_spec", "eagle_2", "scylla",
 
 
 def build(name, controller, sampling, end_of_text=runs.END_OF_TEXT, **hyper):
-  hyper = {**(CHAINS | DRAFT_MODEL).get(name, CHAINS["eagle_3"]), **hyper}
+  hyper = {**(CHAINS | DRAFT_MODEL | {"drawn": DRAWN}).get(
+      name, CHAINS["eagle_3"]), **hyper}
   system, params = systems.build(
-      name, toy.bundle(end_of_text), controller=controller, **hyper)
+      "eagle_3" if name == "drawn" else name, toy.bundle(end_of_text),
+      controller=controller, **hyper)
   return system.with_sampling(sampling), params
 
 
@@ -95,25 +100,69 @@ def test_fixed_length_is_the_tree_of_width_one(name):
   jax.tree.map(np.testing.assert_array_equal, found.counts, wanted.counts)
 
 
-@pytest.mark.parametrize("controller", ["threshold", "thompson"])
-def test_sampled_chains_follow_the_target(controller):
-  sample = runs.law_sample(*build("eagle_1", controller, runs.PLAIN, None))
+@pytest.mark.parametrize("name, controller", [
+    ("eagle_1", "threshold"), ("eagle_1", "thompson"), ("drawn", "fixed"),
+    ("drawn", "threshold")])
+def test_sampled_chains_follow_the_target(name, controller):
+  sample = runs.law_sample(*build(name, controller, runs.PLAIN, None))
   assert conformance_test.law_p_value(sample) > 1e-4
 
 
-def test_law_of_each_draft_is_that_of_a_net_that_reads_everything_again():
-  system, params = build("eagle_1", "ucb", runs.PLAIN)
-  model, seen = system.drafter.model, 0
+def test_drawn_chains_write_the_reference_without_temperature():
+  assert play("drawn", None, runs.GREEDY).texts == runs.greedy_texts()
+
+
+def test_coupled_chains_write_the_text_of_plain_sampling():
+  system, params = build("drawn", None, runs.WARPED, draw="coupled")
+  found = runs.play(system, params, toy.prompts(), keys_lib.row_keys(0, 4),
+                    runs.BUDGETS)
+  assert found.texts == runs.ragged("autoregressive", runs.WARPED).texts
+  assert found.counts.accepted.sum() > 0
+
+
+def laws_of(system, params, each, row):
+  """`f[D, V]`, of a row's drafts by a net that reads everything again."""
+  model = system.drafter.model
+  path = each.tree.tokens[row, 1:each.tree.valid[row].sum()]
+  known = runs.PLAIN.probs(oracle.rollout(
+      model, params.drafter, each.text(row), path[:-1]))
+  ids, laws = model.token_ids(params.drafter), np.zeros((len(path), toy.VOCAB))
+  laws[:, slice(None) if ids is None else ids] = known
+  return laws
+
+
+@pytest.mark.parametrize("name", ["eagle_1", "drawn"])
+def test_law_of_each_draft_is_that_of_a_net_that_reads_everything_again(name):
+  system, params = build(name, "ucb", runs.PLAIN)
+  seen = 0
   for each in rounds.play(
       system, params, toy.prompts((1, 4, 6)), 6, num_rounds=3):
     for row in np.flatnonzero(each.tree.valid[:, 1]):
-      count = each.tree.valid[row].sum() - 1
-      path = each.tree.tokens[row, 1:1 + count]
-      logits = oracle.rollout(model, params.drafter, each.text(row), path[:-1])
+      wanted = laws_of(system, params, each, row)
       np.testing.assert_allclose(
-          each.tree.q[row, :count], runs.PLAIN.probs(logits), atol=1e-4)
-      seen += count
+          each.tree.q[row, :len(wanted)], wanted, atol=1e-4)
+      seen += len(wanted)
   assert seen > 14
+
+
+@pytest.mark.parametrize("draw", ["iid", "coupled"])
+def test_draws_are_those_of_their_laws_and_keys(draw):
+  """Of a net that knows some tokens only, by the sampler of the code base."""
+  system, params = build("drawn", "fixed", runs.PLAIN, draw=draw)
+  seen = 0
+  for each in rounds.play(system, params, toy.prompts(), 8, num_rounds=3):
+    for row in np.flatnonzero(each.tree.valid[:, 1]):
+      laws = laws_of(system, params, each, row)
+      for at, law in enumerate(laws):
+        role, number = ((types.Role.EMIT, None) if draw == "coupled"
+                        else (types.Role.DRAFT, at + 1))
+        noise = sampling_lib.clocks(keys_lib.at(
+            each.before.keys[row], each.before.length[row] + at, role, number),
+                                    toy.VOCAB)
+        assert each.tree.tokens[row, at + 1] == sampling_lib.first_to_ring(
+            law, noise)
+        seen += 1
+  assert seen > 20
 
 
 @pytest.mark.parametrize("name", ["eagle_1", "eagle_3"])
@@ -239,13 +288,11 @@ def test_systems_hand_controller_and_costs_on():
     ("eagle_1", {"controller": "ucb", "branching": (2, 1)},
      r"controller='ucb' and branching=\(2, 1\), expected 1"),
     ("eagle_3", {"controller": "ucb", "top_k": 1, "check_cost": -.1},
-     "check_cost=-0.1")])
+     "check_cost=-0.1"),
+    ("eagle_3", {"draw": "iid", "top_k": 2},
+     "draw='iid' and top_k=2, expected top_k=1"),
+    ("eagle_3", {"draw": "random", "top_k": 1},
+     "draw='random', expected one of")])
 def test_bad_hyper_parameters_are_named(name, hyper, message):
   with pytest.raises(ValueError, match=message):
     systems.build(name, toy.bundle(), **hyper)
-
-
-def test_a_small_vocabulary_is_not_sampled_from():
-  model = build("eagle_3", "fixed", runs.GREEDY)[0].drafter.model
-  with pytest.raises(ValueError, match="draw='iid'.*of part 'eagle_3'"):
-    feature_chain.ChainFeatureDrafter(model)

@@ -46,7 +46,7 @@ def test_loops_over_a_model_are_timed_as_a_whole():
   num_timed, cost = draft_cost("opt_tree", budget=7, depth=4)
   assert num_timed == 2 and cost.draft == cost.target
   assert cost.draft_forwards == 2  # The root's and the loop's.
-  num_timed, cost = draft_cost("speculative_sampling", depth=4)
+  num_timed, cost = draft_cost("specinfer", branching=(1, 1, 1, 1))
   assert cost.draft == pytest.approx(cost.draft_forwards * cost.target)
 
 
@@ -67,7 +67,8 @@ class _Counting:
 
 def test_forwards_in_turn_are_all_of_a_round():
   """One program of every draft forward, then the target's."""
-  system, params = systems.build("speculative_sampling", toy.bundle(), depth=3)
+  system, params = systems.build(
+      "specinfer", toy.bundle(), branching=(1, 1, 1))
   state = fused.Fused().start(
       system, params, toy.prompts((3, 4)), keys_lib.row_keys(0, 2),
       jnp.full((2,), 8), 32)

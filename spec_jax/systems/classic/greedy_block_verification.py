@@ -12,7 +12,7 @@ overlap could not be read.
 """
 
 from spec_jax.core import registry
-from spec_jax.drafters import draft_model
+from spec_jax.drafters import draft_chain
 from spec_jax.systems import registration
 from spec_jax.verifiers import block
 from spec_jax.verifiers import joint
@@ -27,7 +27,7 @@ PAPER = registry.Paper(
                        family="classic", drafter="draft")
 def greedy_block_verification(parts: registration.Parts, *, depth: int = 8):
   """Draft-model chain, verified as a block that binds the next rounds."""
-  drafter = draft_model.DraftModel(parts.model("draft"), (1,) * depth, "iid")
+  drafter = draft_chain.draft_chain(parts.model("draft"), depth)
   return registration.compose(
       "greedy_block_verification", parts, drafter,
       block.GreedyBlockVerification(depth), walk=joint.walk)
