@@ -59,12 +59,12 @@ def train_model(name, table, trained, streams, folder, seed, checkpoint_every):
   if recipe.teacher:
     teacher = contract.decoder_model(table[recipe.teacher].config)
     frozen = trained[recipe.teacher]
-  windows = data.Windows(train, recipe.batch, recipe.length,
-                         seed + recipe.data_seed)
+  data_seed = seed + recipe.data_seed
+  windows = data.Windows(train, recipe.batch, recipe.length, data_seed)
   if recipe.own_windows:
     windows = data.Mixed(windows, part_training.own_text(
-        folder / f"{name}_own_text.npy", recipe, teacher, frozen, train, seed),
-                         seed)
+        folder / f"{name}_own_text.npy", recipe, teacher, frozen, train,
+        data_seed), seed)
   make = (recipes.distillation_recipe(recipe, teacher, start) if teacher
           else recipes.corpus_recipe(recipe, start))
   with part_training.progress(name, recipe.num_steps) as on_step:
