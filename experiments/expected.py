@@ -43,7 +43,8 @@ def of(name: str, folder: pathlib.Path = FOLDER) -> list[Budget]:
     card = json.loads(path.read_text(encoding="utf-8"))
     found += [_budget(card, row["part"]) for row in card["rows"]
               if row["system"] == name and "judged" in row["part"]]
-  return sorted(found, key=lambda budget: budget.accepted)
+  # A part that was decoded twice was trained once.
+  return sorted(set(found), key=lambda budget: budget.accepted)
 
 
 def text(name: str, folder: pathlib.Path = FOLDER) -> str:

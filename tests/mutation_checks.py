@@ -24,6 +24,7 @@ from tests import toy
 from tests.drafters import block_drafter_test
 from tests.drafters import chain_draft_model_test
 from tests.drafters import draft_model_test
+from tests.drafters import feature_chain_test
 from tests.drafters import feature_drafter_test
 from tests.drafters import token_head_drafter_test
 from tests.exactness import active_set_test
@@ -326,6 +327,13 @@ def small_vocabulary():
   feature_drafter_test.test_trees_of_a_small_vocabulary_are_those_of_its_laws()
 
 
+def draws_from_a_small_vocabulary():
+  """So do its laws, and the noise that tokens are drawn with."""
+  feature_chain_test.test_draws_are_those_of_their_laws_and_keys("coupled")
+  feature_chain_test.test_laws_are_those_of_a_net_that_reads_everything_again(
+      "drawn")
+
+
 def loaded_vocabulary():
   """Rows of a published head stand for the tokens that it marks."""
   draft_vocabulary_test.test_rows_stand_for_the_tokens_that_are_marked()
@@ -406,6 +414,7 @@ CHECKS = {
     "stable pairs": stable_pairs,
     "drafts of a feature net": feature_drafts,
     "small vocabulary": small_vocabulary,
+    "draws from a small vocabulary": draws_from_a_small_vocabulary,
     "loaded vocabulary": loaded_vocabulary,
     "written vocabulary": written_vocabulary,
     "levels without a forward": levels_without_a_forward,

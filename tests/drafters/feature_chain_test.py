@@ -132,7 +132,7 @@ def laws_of(system, params, each, row):
 
 
 @pytest.mark.parametrize("name", ["eagle_1", "drawn"])
-def test_law_of_each_draft_is_that_of_a_net_that_reads_everything_again(name):
+def test_laws_are_those_of_a_net_that_reads_everything_again(name):
   system, params = build(name, "ucb", runs.PLAIN)
   seen = 0
   for each in rounds.play(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import shutil
 
 import jax
@@ -13,7 +14,9 @@ from spec_jax import systems
 from spec_jax.controllers import decision
 from spec_jax.controllers import learned
 from spec_jax.models import bundle as bundle_lib
+from spec_jax.models import part_file
 from spec_jax.training import data
+from spec_jax.training import loop
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -22,6 +25,12 @@ from spec_jax.training import data
     (["--corpus=/nowhere", "--out={tmp}"], "no readable *.py file"),
     (["--out={file}/below"], "a writable folder (--out)"),
     (["surplus"], "unexpected argument 'surplus'"),
+    (["--system=eagle_3", "--recipe={{"], "--recipe={ is not JSON: Expecting"),
+    (["--system=eagle_3", "--recipe=[1]"], "[1], expected a JSON object"),
+    (["--system=eagle_3", '--recipe={{"law_wait": 1}}'],
+     "unknown field of --recipe for eagle_3 'law_wait'. Did you mean"
+     " 'law_weight'"),
+    (["--system=bpd_rescored", '--recipe={{"steps": 1}}'], "Known: none"),
 ])
 def test_bad_flags(arguments, message, tmp_path, capsys):
   file = tmp_path / "file"
@@ -94,3 +103,27 @@ def test_part_of_a_system_is_trained_and_used(
   assert all(a is b for a, b in zip(jax.tree.leaves(used),
                                     jax.tree.leaves(trained)))
   assert (tmp_path / "out" / "heads" / f"{system}.safetensors").is_file()
+
+
+def test_recipe_changes_the_net_and_its_training(
+    tiny, corpus, tmp_path, monkeypatch):
+  """A net narrower than its target, whose head cannot begin as the target's."""
+  *names, recipe = parts.TRAINERS["eagle_3"].args
+  monkeypatch.setattr(parts, "TRAINERS", {"eagle_3": functools.partial(
+      parts.TRAINERS["eagle_3"].func, *names, small("eagle_3", recipe))})
+  layers = {"num_layers": 2, "d_model": 8, "num_heads": 1, "num_kv_heads": 1}
+  changes = {"hyper": {"layers": layers}, "rejection_weight": 1.0,
+             "optimizer": "muon"}
+  with jax.numpy_dtype_promotion("standard"):
+    assert train.main([
+        "--system=eagle_3", f"--models={tiny}", f"--corpus={corpus}",
+        f"--out={tmp_path}", "--steps=2", "--own_windows=4",
+        f"--recipe={json.dumps(changes)}"]) == 0
+  hyper, params = part_file.read(
+      tmp_path / "heads" / "eagle_3.safetensors", bundle_lib.fingerprint(tiny))
+  assert hyper["layers"] == layers and params["head"].shape[1] == 8
+  rows = loop.read_log(tmp_path / "eagle_3" / loop.LOG_NAME)
+  assert 0 < rows[-1]["rejection_1"] <= 1
+  bundle = bundle_lib.load_bundle(tiny).with_head("eagle_3", hyper, params)
+  built, _ = systems.build("eagle_3", bundle, top_k=1, draw="iid")
+  assert built.drafter.model.config.d_model == 8

@@ -142,11 +142,15 @@ def test_law_of_a_small_vocabulary_leaves_out_what_it_cannot_say():
   q_logits = jnp.arange(8.)[None, None].repeat(2, axis=1)
   out = types.ModelOut(q_logits, None, {})
   parts = features.step_losses(
-      LAW_ALONE, model, frozen(True), out, p_logits, None,
-      jnp.ones((1, 2), bool))
+      dataclasses.replace(LAW_ALONE, rejection_weight=1.0), model, frozen(True),
+      out, p_logits, None, jnp.ones((1, 2), bool))
   law = jax.nn.softmax(p_logits[0, 0, IDS])
   wanted = -(law * jax.nn.log_softmax(q_logits[0, 0])).sum() / 2
   np.testing.assert_allclose(parts["law"], wanted, rtol=1e-5)
+  turned_down = [1 - jnp.minimum(*(jax.nn.softmax(logits / t) for logits in (
+      p_logits[0, 0, IDS], q_logits[0, 0]))).sum() for t in (.5, 1.)]
+  np.testing.assert_allclose(
+      parts["rejection"], sum(turned_down) / 2 / 2, rtol=1e-5)
 
 
 def test_only_real_targets_count():
