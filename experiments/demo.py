@@ -51,7 +51,7 @@ def define(values: flags.FlagValues) -> None:
       " prompts of the bundle.", flag_values=values)
   flags.DEFINE_integer("num_prompts", 3, "How many of them.", lower_bound=1,
                        flag_values=values)
-  flags.DEFINE_integer("repeats", 3, "Timed passes per system.",
+  flags.DEFINE_integer("repeats", 2, "Timed passes per system.",
                        lower_bound=1, flag_values=values)
   flags.DEFINE_string("show", "speculative_sampling", "The system whose text"
                       " is shown as it arrives; empty for none.",
@@ -77,10 +77,13 @@ def run(values: flags.FlagValues) -> int:
   # The first text comes soon: nothing else is compiled before it. What is shown
   # after it compiles its own programs, beside those of all others.
   watch(values, choices, work, temperatures[:1])
-  with ahead.beside(comparison.rehearsals(
-      [c for c in choices if c.name != values.show], temperatures, work)):
+  with ahead.beside([
+      *comparison.rehearsals([c for c in choices if c.name != values.show],
+                             temperatures, work),
+      lambda: comparison.forwards_of(choices, temperatures[-1], work)
+  ]) as tasks:
     watch(values, choices, work, temperatures[1:])
-  results = race(values, choices, work, temperatures)
+  results = race(values, choices, work, temperatures, tasks[-1].result())
   checks = prove(values, choices, work, results)
   with common.clean_errors():
     write(values, folder, bundle, work, results, checks, skipped)
@@ -142,7 +145,7 @@ def watch(values, choices, work, temperatures) -> None:
           f" ({stats.block_efficiency:.2f} per call) ---")
 
 
-def race(values, choices, work, temperatures):
+def race(values, choices, work, temperatures, forwards):
   """All systems at all temperatures: results by temperature and name."""
   found = {}
   total = len(choices) * values.repeats * len(temperatures)
@@ -152,8 +155,6 @@ def race(values, choices, work, temperatures):
       bar.set_postfix_str(name)
       bar.update()
 
-    bar.set_postfix_str("forward passes, alone")
-    forwards = comparison.forwards_of(choices, temperatures[-1], work)
     for temperature in temperatures:
       group = comparison.race(
           choices, temperature, work, values.repeats, forwards, on_lap)

@@ -35,7 +35,7 @@ class RoundCost:
   Attributes:
     target: seconds, the target's forward over the tree.
     draft: seconds, all draft forwards; where the drafter has no model that
-      could be called alone, or calls it in a loop that may end early, its whole
+      could be called alone, or calls it in a loop on the device, its whole
       proposal.
     tree_tokens: N, tokens per target forward.
     draft_forwards: how many the program holds; a loop's body counts once.

@@ -10,6 +10,10 @@ from typing import Any
 from spec_jax.caches import dense
 from spec_jax.core import registry as registry_lib
 from spec_jax.core import system as system_lib
+from spec_jax.core import types
+from spec_jax.verifiers import block
+from spec_jax.verifiers import joint
+from spec_jax.verifiers import matching
 from spec_jax.verifiers import walk as walk_lib
 from spec_jax.verifiers.lossy import walk as lossy_walk
 
@@ -98,3 +102,17 @@ def compose(name: str, parts: Parts, drafter: Any, verifier: Any,
   return system_lib.System(
       name=name, target=parts.target, drafter=drafter, verifier=verifier,
       make_cache=dense.empty, walk=descend, end_of_text=parts.end_of_text)
+
+
+def compose_chain(name: str, parts: Parts, drafter: Any, draw: str
+                  ) -> system_lib.System:
+  """A system of chains that are drawn as `draw` says, with the rule for that.
+
+  Tokens drawn at random from the draft's law ("iid") are verified as a block,
+  which keeps no fewer than token by token; those that were not ("top_k"), or
+  with the noise of the target's own draw ("coupled"), are matched with it.
+  """
+  if draw in types.RANDOM_DRAWS:
+    return compose(
+        name, parts, drafter, block.BlockVerification(), joint.walk)
+  return compose(name, parts, drafter, matching.SampleAndMatch())

@@ -31,8 +31,8 @@ ADAPTIVE = chains_test.ADAPTIVE
 # A chain with sampled tokens, one of likely tokens, one without features.
 CHAINS = {"eagle_1": {"branching": (1,) * DEPTH},
           "eagle_3": {"depth": DEPTH, "top_k": 1}, "glide": {"depth": DEPTH}}
-# `eagle_3` that draws at random from the tokens that it knows.
-DRAWN = {"depth": DEPTH, "top_k": 1, "draw": "iid"}
+# Systems that draw at random; the net of the first knows some tokens only.
+DRAWN = {"drawn": "eagle_3", "drawn glide": "glide"}
 # The loop that they share, with a model of its own.
 DRAFT_MODEL = {"speculative_sampling": {"depth": DEPTH}}
 # Chains of other nets, those first that speak in a way of their own.
@@ -41,11 +41,11 @@ OTHERS = ("coral", "fspad", "poss", "fr_spec", "eagle_2", "scylla",
 
 
 def build(name, controller, sampling, end_of_text=runs.END_OF_TEXT, **hyper):
-  hyper = {**(CHAINS | DRAFT_MODEL | {"drawn": DRAWN}).get(
-      name, CHAINS["eagle_3"]), **hyper}
+  if name in DRAWN:
+    name, hyper = DRAWN[name], {"draw": "iid", **hyper}
+  hyper = {**(CHAINS | DRAFT_MODEL).get(name, CHAINS["eagle_3"]), **hyper}
   system, params = systems.build(
-      "eagle_3" if name == "drawn" else name, toy.bundle(end_of_text),
-      controller=controller, **hyper)
+      name, toy.bundle(end_of_text), controller=controller, **hyper)
   return system.with_sampling(sampling), params
 
 
@@ -102,18 +102,20 @@ def test_fixed_length_is_the_tree_of_width_one(name):
 
 @pytest.mark.parametrize("name, controller", [
     ("eagle_1", "threshold"), ("eagle_1", "thompson"), ("drawn", "fixed"),
-    ("drawn", "threshold")])
+    ("drawn", "threshold"), ("drawn glide", None)])
 def test_sampled_chains_follow_the_target(name, controller):
   sample = runs.law_sample(*build(name, controller, runs.PLAIN, None))
   assert conformance_test.law_p_value(sample) > 1e-4
 
 
-def test_drawn_chains_write_the_reference_without_temperature():
-  assert play("drawn", None, runs.GREEDY).texts == runs.greedy_texts()
+@pytest.mark.parametrize("name", DRAWN)
+def test_drawn_chains_write_the_reference_without_temperature(name):
+  assert play(name, None, runs.GREEDY).texts == runs.greedy_texts()
 
 
-def test_coupled_chains_write_the_text_of_plain_sampling():
-  system, params = build("drawn", None, runs.WARPED, draw="coupled")
+@pytest.mark.parametrize("name", DRAWN)
+def test_coupled_chains_write_the_text_of_plain_sampling(name):
+  system, params = build(name, None, runs.WARPED, draw="coupled")
   found = runs.play(system, params, toy.prompts(), keys_lib.row_keys(0, 4),
                     runs.BUDGETS)
   assert found.texts == runs.ragged("autoregressive", runs.WARPED).texts

@@ -22,9 +22,6 @@ from spec_jax.drafters import draft_chain
 from spec_jax.drafters import feature_chain
 from spec_jax.models import feature_model
 from spec_jax.systems import registration
-from spec_jax.verifiers import block
-from spec_jax.verifiers import joint
-from spec_jax.verifiers import matching
 
 PAPER = registry.Paper(
     title="EAGLE-3: Scaling up Inference Acceleration of Large Language Models"
@@ -49,8 +46,4 @@ def eagle_3(parts: registration.Parts, *, budget: int = 60, depth: int = 8,
   else:
     drafter = feature_chain.drawn(
         model, budget, depth, top_k, draw, controller, *costs)
-  if draw == "iid":
-    return registration.compose(
-        "eagle_3", parts, drafter, block.BlockVerification(), joint.walk)
-  return registration.compose(
-      "eagle_3", parts, drafter, matching.SampleAndMatch())
+  return registration.compose_chain("eagle_3", parts, drafter, draw)

@@ -10,7 +10,7 @@ does. Train it with `python -m experiments.train --system=glide`. Departures:
 one layer, where the repository allows more (their cache would depend on what
 was drafted when); half of the training text is the target's own; at temperature
 > 0, unfinished in the repository, drafts are matched with the target's own
-draw.
+draw, or with `draw="iid"` drawn themselves and verified as a block.
 """
 
 from spec_jax.core import registry
@@ -18,7 +18,6 @@ from spec_jax.drafters import draft_chain
 from spec_jax.drafters import glide_drafter
 from spec_jax.models import glide as networks
 from spec_jax.systems import registration
-from spec_jax.verifiers import matching
 
 PAPER = registry.Paper(
     title="GliDe with a CaPE: A Low-Hassle Method to Accelerate Speculative"
@@ -28,7 +27,7 @@ PAPER = registry.Paper(
 
 @registration.register("glide", papers=(PAPER,), family="features",
                        drafter="glide")
-def glide(parts: registration.Parts, *, depth: int = 4,
+def glide(parts: registration.Parts, *, depth: int = 4, draw: str = "top_k",
           controller: str | None = None,
           draft_cost: float = draft_chain.DRAFT_COST,
           check_cost: float = draft_chain.CHECK_COST):
@@ -36,6 +35,5 @@ def glide(parts: registration.Parts, *, depth: int = 4,
   model = networks.from_hyper(parts.target, parts.head("glide"))
   drafter = glide_drafter.ChainGlideDrafter(
       model, draft_chain.controller_of(
-          controller, depth, draft_cost, check_cost), depth, "top_k")
-  return registration.compose(
-      "glide", parts, drafter, matching.SampleAndMatch())
+          controller, depth, draft_cost, check_cost), depth, draw)
+  return registration.compose_chain("glide", parts, drafter, draw)
