@@ -29,7 +29,7 @@ _BY_NAME = {"conformance", "exactness"}
 # What `make test-fast` leaves out, but for tests of these systems.
 _SLOW = {"conformance", "drafters", "experiments", "kernels", "systems",
          "training", "mutations_test.py", "notebooks_test.py",
-         "distributed_test.py", "replicated_test.py", "sharded_test.py"}
+         "distributed_test.py", "trees_test.py"}
 _ALWAYS = {"autoregressive", "speculative_sampling"}
 
 
