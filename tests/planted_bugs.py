@@ -297,9 +297,8 @@ BUGS = (
         "drafters.feature_drafter:GrownFeatureDrafter.grow_below",
         "self.model.token_ids(params)", "None", ("small vocabulary",)),
     Bug("law over a trimmed head taken for one over the first tokens",
-        "drafters.level_drafter:over_all", "jnp.pad(law, padding)[..., places]",
-        "jnp.zeros(law.shape[:-1] + (vocab_size,), law.dtype)"
-        ".at[..., :num_ids].set(law)", ("draws from a small vocabulary",)),
+        "drafters.level_drafter:over_all", ".at[..., token_ids]",
+        ".at[..., :token_ids.shape[0]]", ("draws from a small vocabulary",)),
     Bug("coupled drafts of a trimmed head draw with noise of other tokens",
         "drafters.chain_draft_model:ChainDraftModel._token",
         "noise[:, token_ids]", "noise[:, :law.shape[-1]]",

@@ -83,15 +83,15 @@ def most_likely(model: feature_model.FeatureModel, budget: int, depth: int,
         model, likelihood.MostLikely(budget, top_k, depth, top_k))
   if top_k != 1:
     draft_chain.refuse_tree(controller, "top_k", top_k)
-  return _chain(model, budget, depth, "top_k", controller, draft_cost,
-                check_cost)
+  return chain(model, budget, depth, top_k, "top_k", controller, draft_cost,
+               check_cost)
 
 
-def drawn(model: feature_model.FeatureModel, budget: int, depth: int,
+def chain(model: feature_model.FeatureModel, budget: int, depth: int,
           top_k: int, draw: str, controller: str | None = None,
           draft_cost: float = draft_chain.DRAFT_COST,
           check_cost: float = draft_chain.CHECK_COST) -> Any:
-  """A drafter of chains of tokens drawn from what the net says.
+  """A drafter of chains.
 
   Args:
     model: the net.
@@ -110,10 +110,6 @@ def drawn(model: feature_model.FeatureModel, budget: int, depth: int,
     raise ValueError(
         f"draw={draw!r} and top_k={top_k}, expected top_k=1: only chains are"
         " drawn at random.")
-  return _chain(model, budget, depth, draw, controller, draft_cost, check_cost)
-
-
-def _chain(model, budget, depth, draw, controller, draft_cost, check_cost):
   depth = min(depth, budget - 1)
   return ChainFeatureDrafter(
       model, draft_chain.controller_of(

@@ -205,12 +205,8 @@ def over_all(law: jax.Array, token_ids: jax.Array | None, vocab_size: int
   """A law over some tokens, `f[..., Z]`, as one over all, `f[..., V]`."""
   if token_ids is None:
     return law
-  num_ids = token_ids.shape[0]
-  # Other tokens read a last entry of 0. A gather: scatters are slow on CPUs.
-  places = jnp.full((vocab_size,), num_ids, jnp.int32).at[token_ids].set(
-      jnp.arange(num_ids, dtype=jnp.int32))
-  padding = ((0, 0),) * (law.ndim - 1) + ((0, 1),)
-  return jnp.pad(law, padding)[..., places]
+  nothing = jnp.zeros(law.shape[:-1] + (vocab_size,), law.dtype)
+  return nothing.at[..., token_ids].set(law)
 
 
 def seen_by_root(model, ctx: types.Context, sampling: sampling_lib.Sampling

@@ -44,6 +44,6 @@ def eagle_3(parts: registration.Parts, *, budget: int = 60, depth: int = 8,
     drafter = feature_chain.most_likely(
         model, budget, depth, top_k, controller, *costs)
   else:
-    drafter = feature_chain.drawn(
+    drafter = feature_chain.chain(
         model, budget, depth, top_k, draw, controller, *costs)
   return registration.compose_chain("eagle_3", parts, drafter, draw)
