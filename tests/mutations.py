@@ -14,8 +14,8 @@ import time
 from absl import app
 from absl import flags
 
-from tests import mutation_checks
 from tests import planted_bugs
+from tests.mutation_checks import catalogue
 
 _OUT = flags.DEFINE_string("out", None, "Markdown file for the table.")
 _FULL = flags.DEFINE_bool("full", False, "Run every check on every bug.")
@@ -23,7 +23,7 @@ _FULL = flags.DEFINE_bool("full", False, "Run every check on every bug.")
 
 def failure(check: str, rules: tuple[str, ...] = ()) -> str | None:
   """How a check fails, in a word, or None if it passes."""
-  run = mutation_checks.CHECKS[check]
+  run = catalogue.CHECKS[check]
   try:
     run(rules) if rules and check == "output laws" else run()
   except Exception as error:  # pylint: disable=broad-except
@@ -54,7 +54,7 @@ was not run (a bug meets the checks it is expected to fail, `--full` runs all).
 
 def table(results: dict[str, dict[str, str | None]]) -> str:
   """Markdown: a row per bug, a column per check."""
-  checks = list(mutation_checks.CHECKS)
+  checks = list(catalogue.CHECKS)
   lines = ["| planted bug | caught | " + " | ".join(checks) + " |",
            "|---" * (len(checks) + 2) + "|"]
   for name, row in results.items():
@@ -67,12 +67,12 @@ def table(results: dict[str, dict[str, str | None]]) -> str:
 
 def main(argv):
   del argv
-  for check in mutation_checks.CHECKS:
+  for check in catalogue.CHECKS:
     if (error := failure(check)) is not None:
       sys.exit(f"check {check!r} fails without any bug: {error}")
   results, start = {}, time.monotonic()
   for bug in planted_bugs.BUGS:
-    checks = mutation_checks.CHECKS if _FULL.value else bug.suspects
+    checks = catalogue.CHECKS if _FULL.value else bug.suspects
     results[bug.name] = run_bug(bug, checks)
     print(f"{time.monotonic() - start:6.0f} s  {bug.name}: "
           f"{'caught' if is_caught(results[bug.name]) else 'NOT CAUGHT'}",

@@ -4,14 +4,14 @@ import pathlib
 
 import pytest
 
-from tests import mutation_checks
 from tests import mutations
 from tests import planted_bugs
+from tests.mutation_checks import catalogue
 
 
-@pytest.mark.parametrize("check", mutation_checks.CHECKS)
+@pytest.mark.parametrize("check", catalogue.CHECKS)
 def test_sound_code_passes(check):
-  mutation_checks.CHECKS[check]()
+  catalogue.CHECKS[check]()
 
 
 @pytest.mark.parametrize("bug", planted_bugs.BUGS, ids=lambda bug: bug.name)

@@ -79,10 +79,11 @@ def register(name: str, *, papers: tuple[registry_lib.Paper, ...],
     @functools.wraps(build)
     def checked(*args, **hyper):
       system = build(*args, **hyper)
-      if exact and not system.verifier.exact:
-        raise system_lib.IncompatibleParts(
-            f"system {name!r} is registered as exact, its rule"
-            f" {system.verifier!r} is not; register it with exact=False.")
+      for part, found in (("rule", system.verifier), ("walk", system.walk)):
+        if exact and not getattr(found, "exact", True):
+          raise system_lib.IncompatibleParts(
+              f"system {name!r} is registered as exact, its {part} {found!r} is"
+              " not; register it with exact=False.")
       return system
 
     REGISTRY.add(name, registry_lib.Entry(

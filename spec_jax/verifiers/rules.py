@@ -27,6 +27,7 @@ from spec_jax.verifiers.lossy import typical
 RULES = {
     "block_verification": block.BlockVerification(),
     "canonical_is": canonical_is.CanonicalIS(),
+    "distance_acceptance": thresholds.DistanceAcceptance(),
     "global_resolution": global_resolution.GlobalResolution(),
     "greedy": matching.Greedy(),
     "greedy_block_verification": block.GreedyBlockVerification(),

@@ -123,6 +123,10 @@ JUDGES = {
         lambda p, q, n, rule: lossy.plausible(
             lossy.top_k_set(p, rule.k), p, score=p),
         variants=({"k": 0}, {"k": 3})),
+    "distance_acceptance": Judge(
+        lambda p, q, n, rule: lossy.plausible(
+            np.abs(np.arange(len(p)) - np.argmax(p)) <= rule.epsilon, p,
+            score=p), variants=({"epsilon": 0}, {"epsilon": 1})),
     "threshold": Judge(
         lambda p, q, n, rule: lossy.plausible(
             lossy.entropy_set(p, rule.slope, rule.intercept), p, score=p),

@@ -60,6 +60,10 @@ def program_of(name, hyper, p, q):
     floor = sorted(p)[-hyper["k"]]
     return likeliest(p, {x for x in range(V) if p[x] >= floor > 0
                                 or p[x] > floor}, p)
+  if name == "distance_acceptance":
+    far = hyper["epsilon"]
+    return likeliest(
+        p, {x for x in range(V) if abs(x - list(p).index(max(p))) <= far}, p)
   entropy = -sum(m * np.log(m) for m in p if m > 0)
   if name == "threshold":
     floor = min(hyper["intercept"] - hyper["slope"] * entropy, max(p))

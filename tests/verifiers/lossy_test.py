@@ -17,7 +17,8 @@ from spec_jax.verifiers.lossy import thresholds
 from tests.exactness import golden
 from tests.verifiers import lossy_oracles
 
-NAMES = ("lenience", "relaxed", "threshold", "top_k_acceptance", "typical")
+NAMES = ("distance_acceptance", "lenience", "relaxed", "threshold",
+         "top_k_acceptance", "typical")
 V = lossy_oracles.V
 TABLE = neighbours_lib.Neighbours(
     [[1, 2, 3], [0, 2, 4], [3, 1, 0], [2, 4, 0], [3, 0, 1]])
@@ -30,6 +31,7 @@ NEUTRAL = {
 }
 # Budgets and thresholds that small fractions never meet exactly.
 CONFIGURED = [
+    ("distance_acceptance", dict(epsilon=1)),
     ("lenience", dict(epsilon=.6)),
     ("lenience", dict(epsilon=.4, kind="power")),
     ("relaxed", dict(delta=.1371, neighbours=TABLE)),
@@ -95,7 +97,7 @@ _CASES = {"lenience": [("iid", 1), ("top_k", 1)],
           "relaxed": [("without_replacement", 2), ("without_replacement", 1),
                       ("top_k", 2)]}
 _CASES.update(dict.fromkeys(
-    ("threshold", "top_k_acceptance", "typical"),
+    ("distance_acceptance", "threshold", "top_k_acceptance", "typical"),
     [("iid", 2), ("iid", 1), ("without_replacement", 2), ("top_k", 2)]))
 
 
@@ -181,7 +183,10 @@ def test_stricter_typical_thresholds_accept_fewer():
   typical = [accepted("typical", epsilon=scale * .09, delta=scale * .3)
              for scale in (10., 3., 1., .1)]
   likely = [accepted("top_k_acceptance", k=k) for k in range(4)]
-  for few, more in [*zip(typical, typical[1:]), *zip(likely, likely[1:])]:
+  near = [accepted("distance_acceptance", epsilon=e) for e in range(V)]
+  assert (near[0].sum(-1) == 1).all() and near[-1].all()
+  for few, more in [*zip(typical, typical[1:]), *zip(likely, likely[1:]),
+                    *zip(near, near[1:-1])]:
     assert not (few & ~more).any() and few.sum() < more.sum()
 
 
@@ -290,6 +295,7 @@ GOOD = dict(p=[.5, .5], q=[.5, .5], num_drafts=1, draw="iid")
     ("typical", dict(delta=-1.), "delta=-1.0, expected >= 0"),
     ("typical", dict(otherwise="x"), "otherwise='x'"),
     ("top_k_acceptance", dict(k=-1), "k=-1"),
+    ("distance_acceptance", dict(epsilon=-1), "epsilon=-1, expected >= 0"),
     ("threshold", dict(slope=-1.), "slope=-1"),
     ("relaxed", dict(delta=2., draw="top_k"), "delta=2.0 with is_relative"),
     ("relaxed", {}, "not valid for drafts drawn 'iid'"),

@@ -15,6 +15,7 @@ from spec_jax.core import tree as tree_lib
 from spec_jax.drafters import draft_model
 from spec_jax.systems import registration
 from spec_jax.verifiers import walk as walk_lib
+from spec_jax.verifiers.lossy import minimum_block
 from spec_jax.verifiers.lossy import neighbours as neighbours_lib
 from spec_jax.verifiers.lossy import walk as lossy_walk
 from tests import chi_square
@@ -63,6 +64,8 @@ AT_ZERO = [
     ("lenience", dict(epsilon=1.), {0}, {1}),
     ("top_k_acceptance", dict(k=2), {0, 1}, {1, 2}),
     ("top_k_acceptance", dict(k=1), {0}, {1}),
+    ("distance_acceptance", dict(epsilon=1), {0, 1}, {0, 1, 2}),
+    ("distance_acceptance", dict(epsilon=0), {0}, {1}),
     ("threshold", dict(slope=0., intercept=.3), {0, 1}, {1, 2}),
     ("threshold", dict(slope=0., intercept=1.), {0}, {1}),
     ("relaxed", dict(delta=.31), {0, 1}, {1}),
@@ -100,16 +103,61 @@ def test_walk_at_temperature_zero():
   assert emitted(plain) == {(0,): 2}
 
 
+def keeping(least, draw="iid", **fields):
+  """A chain of two drafts of which the first `least` pass unseen."""
+  rule = verifiers.get("rejection" if draw == "iid" else "sample_and_match")
+  return dataclasses.replace(
+      markov.system(rule, (1, 1), draw),
+      walk=minimum_block.MinimumBlock(least), **fields)
+
+
+@pytest.mark.parametrize("least", [0, 1])
+def test_behind_a_minimum_block_the_rule_decides(least):
+  """Strings of one round, by hand: the draft's own law, then rejection."""
+  p, q = np.asarray(markov.P_ROWS), np.asarray(markov.Q_ROWS)
+  both, rest = np.minimum(p, q), np.maximum(p - q, 0)
+  kept = q if least else both
+  law = {}
+  for first, second, bonus in np.ndindex(3, 3, 3):
+    law[first, second, bonus] = (
+        kept[0, first] * both[first, second] * p[second, bonus])
+    law[first, second] = kept[0, first] * rest[first, second]
+    law[first,] = 0 if least else rest[0, first]
+  strings = trees_test.emitted_strings(keeping(least), num_rows=4000)
+  possible = {string: mass for string, mass in law.items() if mass > 0}
+  assert set(strings) <= set(possible)
+  assert chi_square.p_value([strings[s] for s in possible],
+                            list(possible.values())) > trees_test.SIGNIFICANCE
+
+
+def test_a_minimum_block_keeps_the_whole_draft_or_less():
+  """From token 0 the draft's argmax is 2, then 0; the target's is 0."""
+  greedy = dict(sampling=sampling_lib.GREEDY)
+  emitted = lambda least, draw: trees_test.emitted_strings(
+      keeping(least, draw, **greedy), num_rows=2)
+  best = np.argmax(np.asarray(markov.P_ROWS), axis=1)
+  for draw in ("iid", "top_k"):
+    assert emitted(0, draw) == {(best[0],): 2}
+    assert emitted(2, draw) == emitted(9, draw) == {(2, 0, best[0]): 2}
+
+
+def test_a_minimum_block_is_never_exact():
+  with pytest.raises(ValueError, match="least=-1, expected >= 0"):
+    minimum_block.MinimumBlock(-1)
+  assert not walk_lib.is_plain(minimum_block.MinimumBlock(1))
+
+
 def test_a_system_registered_as_exact_refuses_a_lossy_rule(monkeypatch):
   monkeypatch.setattr(registration, "REGISTRY", registry.Registry("system"))
   paper = registry.Paper("Title", "Doe", 2025)
 
-  def build_as(name, exact, rule):
+  def build_as(name, exact, rule, walk=None):
     @registration.register(name, papers=(paper,), family="x", exact=exact)
     def build(parts, *, depth=2):
       """A chain."""
       drafter = draft_model.DraftModel(parts.target, (1,) * depth, "iid")
-      return registration.compose(name, parts, drafter, verifiers.get(rule))
+      return registration.compose(
+          name, parts, drafter, verifiers.get(rule), walk)
     assert registration.REGISTRY[name].summary == "A chain."
     bundle = toy.bundle()
     return build(registration.Parts(bundle.target, bundle.models), depth=1)
@@ -119,3 +167,6 @@ def test_a_system_registered_as_exact_refuses_a_lossy_rule(monkeypatch):
     build_as("a", True, "lenience")
   assert build_as("b", False, "lenience").walk is lossy_walk.walk
   assert build_as("c", True, "rejection").walk is walk_lib.walk
+  with pytest.raises(system_lib.IncompatibleParts,
+                     match="'d' is registered as exact, its walk MinimumBlock"):
+    build_as("d", True, "rejection", minimum_block.MinimumBlock(1))

@@ -11,8 +11,6 @@ greedy variant is the system `greedy_block_verification`.
 from spec_jax.core import registry
 from spec_jax.drafters import draft_chain
 from spec_jax.systems import registration
-from spec_jax.verifiers import block
-from spec_jax.verifiers import joint
 
 PAPER = registry.Paper(
     title="Block Verification Accelerates Speculative Decoding",
@@ -29,6 +27,5 @@ def block_verification(parts: registration.Parts, *, depth: int = 8,
   """Draft-model chain, verified as a block."""
   drafter = draft_chain.draft_chain(
       parts.model("draft"), depth, "iid", controller, draft_cost, check_cost)
-  return registration.compose(
-      "block_verification", parts, drafter, block.BlockVerification(),
-      walk=joint.walk)
+  return registration.compose_chain(
+      "block_verification", parts, drafter, "iid")

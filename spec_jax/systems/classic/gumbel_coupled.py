@@ -16,7 +16,6 @@ from spec_jax.drafters import draft_chain
 from spec_jax.drafters import draft_model
 from spec_jax.systems import registration
 from spec_jax.verifiers import list_coupling
-from spec_jax.verifiers import matching
 
 PAPER = registry.Paper(
     title="Coupling without Communication and Drafter-Invariant Speculative"
@@ -39,8 +38,8 @@ def gumbel_coupled(parts: registration.Parts, *, depth: int = 5,
   if num_drafts == 1:
     drafter = draft_chain.draft_chain(
         model, depth, "coupled", controller, draft_cost, check_cost)
-    return registration.compose(
-        "gumbel_coupled", parts, drafter, matching.SampleAndMatch())
+    return registration.compose_chain(
+        "gumbel_coupled", parts, drafter, "coupled")
   if controller is not None:
     draft_chain.refuse_tree(controller, "num_drafts", num_drafts)
   drafter = draft_model.DraftModel(

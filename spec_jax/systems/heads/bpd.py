@@ -10,9 +10,9 @@ model itself, does not pass through the added layer, so the text is that of the
 target as it was; fine-tuning the target is not built; all heads are trained at
 every step (the paper draws one, to save memory); verified by matching the
 target's own draw, which is the paper's greedy rule at temperature 0 and exact
-above. Of the approximate rules of Sec. 5, the target's top k are there
-(`verifiers.lossy.thresholds`); the distance within which ordinal tokens pass
-and the minimum block size are not built.
+above. The approximate rules of Sec. 5 are for systems of one's own: the
+target's top k and the distance of ordinal tokens (`verifiers.lossy.thresholds`)
+and the minimum block size (`verifiers.lossy.minimum_block`).
 """
 
 from spec_jax.core import registry

@@ -99,6 +99,30 @@ class TopKAcceptance(AcceptanceSet):
 
 
 @dataclasses.dataclass(frozen=True)
+class DistanceAcceptance(AcceptanceSet):
+  """Accepts tokens near the target's argmax in value (Stern et al. 2018, 5.2).
+
+  For vocabularies whose ids are a scale, such as the intensities of an image.
+  Published for greedy decoding, where epsilon = 0 is exact matching. When
+  sampling, what no draft decides is drawn from p. Departures: none.
+
+  Attributes:
+    epsilon: largest difference of two ids that pass as equal; the paper's 2 is
+      of 256 intensities.
+  """
+
+  epsilon: int = 2
+
+  def __post_init__(self):
+    if self.epsilon < 0:
+      raise ValueError(f"epsilon={self.epsilon}, expected >= 0.")
+
+  def accepts(self, p):
+    ids = jnp.arange(p.shape[-1], dtype=jnp.int32)
+    return jnp.abs(ids - sampling_lib.most_likely(p)) <= self.epsilon
+
+
+@dataclasses.dataclass(frozen=True)
 class Threshold(AcceptanceSet):
   """Accepts `p(x) >= min(b - a H(p), max p)` (AASD, Wang et al. 2025).
 
