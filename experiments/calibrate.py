@@ -12,7 +12,6 @@ with the flags that tell a chain's controller the costs.
 
 from collections.abc import Sequence
 import sys
-import time
 
 from absl import flags
 import jax
@@ -22,6 +21,7 @@ import numpy as np
 from experiments import common
 import spec_jax
 from spec_jax import api
+from spec_jax.evaluation import costs as costs_lib
 from spec_jax.evaluation import rank_acceptance
 from spec_jax.evaluation import report
 from spec_jax.systems import registration
@@ -29,7 +29,7 @@ from spec_jax.trees import sequoia
 from spec_jax.trees import shapes
 
 _SIZES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-_LOOP = 4  # Forwards per timed call.
+_PREFIX = 128  # Tokens in the cache.
 
 
 def define(values: flags.FlagValues) -> None:
@@ -111,34 +111,12 @@ def acceptance(values, bundle, draft, temperature) -> list[float]:
 
 def costs(bundle, draft, repeats) -> tuple[float, list[tuple[int, float]]]:
   """Seconds of a draft forward, and of target forwards by size, from 1."""
-  cases = [(draft, "draft", 1)]
-  cases += [(bundle.target, "target", size) for size in (1, *_SIZES)]
-  fns = [_forward(model, bundle.params[name], size)
-         for model, name, size in cases]
-  samples = [[] for _ in fns]
-  for _ in range(repeats):  # In turn, so that all see the same weather.
-    for sample, fn in zip(samples, fns):
-      begin = time.perf_counter()
-      fn()
-      sample.append((time.perf_counter() - begin) / _LOOP)
-  draft_cost, *target = (float(np.median(sample)) for sample in samples)
-  return draft_cost, list(zip((1, *_SIZES), target))
-
-
-def _forward(model, params, size):
-  positions = jnp.arange(size)[None]
-  mask = jnp.ones((1, size, size), bool)
-
-  @jax.jit
-  def run(params):
-    def body(_, token):
-      tokens = jnp.broadcast_to(token, (1, size))
-      logits = model.forward(params, tokens, positions, mask).logits
-      return jnp.argmax(logits[0, 0]).astype(jnp.int32)
-    return jax.lax.fori_loop(0, _LOOP, body, jnp.zeros((), jnp.int32))
-
-  jax.block_until_ready(run(params))
-  return lambda: jax.block_until_ready(run(params))
+  timed = lambda model, name, sizes: costs_lib.grid(
+      model, bundle.params[name], [(1, size) for size in sizes], _PREFIX,
+      repeats)
+  draft_cost, = timed(draft, "draft", (1,)).values()
+  target = timed(bundle.target, "target", (1, *_SIZES))
+  return draft_cost, [(size, seconds) for (_, size), seconds in target.items()]
 
 
 def _slope(target_costs):
