@@ -155,9 +155,8 @@ def _decode(system, params, prompts, keys, max_new_tokens):
   """
   executor = fused.Fused()
   state = executor.start(system, params, prompts, keys, max_new_tokens)
-  tree, _ = jax.eval_shape(
-      functools.partial(system_lib.propose, system), params, state)
-  if tree.q is None:
+  drafts = _propose.eval_shape(system.drafter, system.sampling, params, state)
+  if drafts.q is None:
     return state, None
   tries, counts = [], decoding.zero_counts(system, prompts.tokens.shape[0])
   while bool(state.is_running.any()):

@@ -60,9 +60,25 @@ class _Recorder:
     return self._model.forward(params, tokens, *args, **kwargs)
 
 
+@dataclasses.dataclass(frozen=True)
+class Round:
+  """What a round calls.
+
+  Attributes:
+    target: forwards of the target.
+    draft: of the drafter's model; of a loop's body once.
+    drafts_in_a_loop: whether the proposal holds a loop with matrix products in
+      its body.
+  """
+
+  target: list[Call]
+  draft: list[Call]
+  drafts_in_a_loop: bool
+
+
 def of_round(system: system_lib.System, params: types.Params,
-             state: types.DecodeState) -> tuple[list[Call], list[Call]]:
-  """The forwards of one round: the target's and the draft's."""
+             state: types.DecodeState) -> Round:
+  """The forwards of one round, traced once and not run."""
   target, draft = [], []
   drafter = system.drafter
   if hasattr(drafter, "model"):
@@ -71,20 +87,19 @@ def of_round(system: system_lib.System, params: types.Params,
   traced = dataclasses.replace(
       system, target=_Recorder(system.target, target), drafter=drafter)
   state, draft_of_host = hosted.on_device(system, state)
-  jax.eval_shape(lambda p, s: system_lib.step(traced, p, s, draft_of_host),
-                 params, state)
-  return target, draft
+  proposal, drafted = jax.make_jaxpr(
+      lambda params, state: system_lib.propose(
+          traced, params, state, draft_of_host), return_shape=True)(
+              params, state)
+  jax.eval_shape(
+      lambda params, state, drafted: system_lib.verify(
+          traced, params, state, *drafted), params, state, drafted)
+  return Round(target, draft, _multiplies_in_a_loop(proposal.jaxpr))
 
 
-def runs_a_model_in_a_loop(
-    system: system_lib.System, params: types.Params, state: types.DecodeState
-) -> bool:
-  """Whether a proposal holds a loop with matrix products in its body."""
-  state, draft_of_host = hosted.on_device(system, state)
-  program = jax.make_jaxpr(lambda params, state: system_lib.propose(
-      system, params, state, draft_of_host))(params, state)
+def _multiplies_in_a_loop(program) -> bool:
   bodies = [equation.params["body_jaxpr"].jaxpr
-            for equation in _equations(program.jaxpr)
+            for equation in _equations(program)
             if equation.primitive.name == "while"]
   return any(equation.primitive.name == "dot_general"
              for body in bodies for equation in _equations(body))

@@ -127,7 +127,7 @@ def in_turn(system: system_lib.System, params: types.Params,
   Returns:
     a function to call as often as samples are wanted, already compiled.
   """
-  *_, pieces = _pieces(system, params, state)
+  _, pieces = _pieces(system, params, state)
   run = _looped(*(piece for _, piece in pieces))
   run()
 
@@ -138,29 +138,33 @@ def in_turn(system: system_lib.System, params: types.Params,
   return timed
 
 
+@dataclasses.dataclass(frozen=True)
+class _Called:
+  """The calls of a round; `is_whole` if its proposal is timed as a whole."""
+
+  target: list[calls_lib.Call]
+  draft: list[calls_lib.Call]
+  is_whole: bool
+
+
 def _pieces(system, params, state):
-  """The calls of a round, whether its proposal is timed whole, and the pieces.
+  """The calls of a round, and what is timed.
 
   Pieces come in the order of a round, each behind its call, or behind None if
   it is the whole proposal.
   """
-  target, draft = calls_lib.of_round(system, params, state)
-  checks = [(call, _of_call(call, params.target)) for call in target]
-  is_whole = _is_whole(system, params, state, draft)
+  found = calls_lib.of_round(system, params, state)
+  # A drafter may have no forwards that could be timed one by one.
+  is_whole = bool(system.drafter.depth) and (
+      not found.draft or found.drafts_in_a_loop)
   if is_whole:
     proposal = [(None, _of_proposal(system, params, state))]
   else:
-    own = system_lib.draft_params(system.drafter, params) if draft else None
-    proposal = [(call, _of_call(call, own)) for call in draft]
-  return target, draft, is_whole, proposal + checks
-
-
-def _is_whole(system, params, state, draft_calls) -> bool:
-  """Whether a drafter has no forwards that could be timed one by one."""
-  if not system.drafter.depth:
-    return False
-  return (not draft_calls
-          or calls_lib.runs_a_model_in_a_loop(system, params, state))
+    own = (system_lib.draft_params(system.drafter, params) if found.draft
+           else None)
+    proposal = [(call, _of_call(call, own)) for call in found.draft]
+  checks = [(call, _of_call(call, params.target)) for call in found.target]
+  return _Called(found.target, found.draft, is_whole), proposal + checks
 
 
 def grid(model: Any, params: Any, sizes: Sequence[tuple[int, int]],
@@ -224,7 +228,7 @@ class Forwards:
     self._timer = timer
     self._calls, self._fns = {}, {}
     for name, (system, params, state) in cases.items():
-      *self._calls[name], pieces = _pieces(system, params, state)
+      self._calls[name], pieces = _pieces(system, params, state)
       for call, piece in pieces:
         self._fns.setdefault(name if call is None else call, _looped(piece))
     ahead.together(list(self._fns.values()))
@@ -249,13 +253,14 @@ class Forwards:
     seconds = {key: float(np.median(values))
                for key, values in self._samples.items()}
     self._samples = {key: [] for key in self._fns}
-    return {name: _round_cost(name, *called, seconds)
+    return {name: _round_cost(name, called, seconds)
             for name, called in self._calls.items()}
 
 
-def _round_cost(name, target, draft, is_whole, seconds):
+def _round_cost(name, called, seconds):
   return RoundCost(
-      target=sum(seconds[call] for call in target),
-      draft=seconds[name] if is_whole else sum(
-          seconds[call] for call in draft),
-      tree_tokens=target[-1].num_tokens, draft_forwards=len(draft))
+      target=sum(seconds[call] for call in called.target),
+      draft=seconds[name] if called.is_whole else sum(
+          seconds[call] for call in called.draft),
+      tree_tokens=called.target[-1].num_tokens,
+      draft_forwards=len(called.draft))

@@ -172,10 +172,10 @@ def test_step_keeps_structure_shape_and_dtype(name):
 def test_forwards_of_a_round_can_be_timed_alone(name):
   system, params = runs.build(name, runs.GREEDY)
   state = abstract_start(system, params)
-  target, draft = calls_lib.of_round(system, params, state)
-  assert target
+  found = calls_lib.of_round(system, params, state)
+  assert found.target
   own = system_lib.draft_params(system.drafter, params)
-  for calls, weights in ((target, params.target), (draft, own)):
+  for calls, weights in ((found.target, params.target), (found.draft, own)):
     for call in calls:
       jax.eval_shape(call.forward, weights, jax.eval_shape(call.arrays))
 
