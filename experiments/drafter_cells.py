@@ -31,16 +31,15 @@ class Course:
   def __init__(self, values: flags.FlagValues, bundle: bundle_lib.Bundle,
                folder: pathlib.Path, batch: int = 1,
                num_prompts: int | None = None):
-    """The first prompts of a bundle; raises ValueError for bad flags.
+    """The first prompts of a bundle.
 
     Args:
-      values: see `define`.
+      values: see `define`; checked by `drafter_shapes.check`.
       bundle: the models; parts may be added later, see `cell`.
       folder: exists; cells are kept below it.
       batch: rows decoded at once.
       num_prompts: in place of the flag.
     """
-    drafter_shapes.check(values)
     self._temperatures = common.temperatures(values)
     self._values, self._folder = values, report.make_folder(folder / "cells")
     (self._baseline,), _ = common.choose(bundle, [common.BASELINE], ())

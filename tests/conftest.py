@@ -4,14 +4,16 @@ import importlib.metadata
 import itertools
 import os
 
-# Tests compile much and compute little: without optimisation, and with the
-# older of two emitters of fused loops, programs are there in a third of the
-# time. Later versions have one emitter only and do not know that flag.
+# Tests compile much and compute little: without optimisation, each in one piece
+# (the workers use all cores) and with the older of two emitters of fused loops,
+# programs are there in a third of the time. Later versions have one emitter
+# only, and may not know these flags.
 _FLAGS = ["--xla_force_host_platform_device_count=4",
           "--xla_backend_optimization_level=0",
           "--xla_llvm_disable_expensive_passes=true"]
 if importlib.metadata.version("jaxlib").startswith("0.10."):
-  _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+  _FLAGS += ["--xla_cpu_use_fusion_emitters=false",
+             "--xla_cpu_parallel_codegen_split_count=1"]
 os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 

@@ -85,7 +85,7 @@ def test_evaluation_is_logged_at_the_end(tmp_path):
 
 
 def _train(out, corpus):
-  environment = dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS="")
+  environment = dict(os.environ, JAX_PLATFORMS="cpu")
   return subprocess.Popen(
       [sys.executable, "-m", "experiments.train", "--bundle=smoke",
        f"--corpus={corpus}", f"--out={out}", "--checkpoint_every=3"],
