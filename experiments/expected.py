@@ -5,13 +5,17 @@ each budget and machine.
 """
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import json
 import pathlib
 from typing import Any
 
+import numpy as np
+
 FOLDER = pathlib.Path(__file__).parent / "results" / "parts"
 _PREFIX = "eval_accept_"
+_CORES = "CPU cores"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +39,11 @@ class Budget:
   accepted: tuple[float, ...]
   remark: str = ""
 
+  @property
+  def windows(self) -> int:
+    """All that were seen."""
+    return self.steps * self.batch
+
 
 def of(name: str, folder: pathlib.Path = FOLDER) -> list[Budget]:
   """What is known of the part of a system, the least acceptance first."""
@@ -47,18 +56,75 @@ def of(name: str, folder: pathlib.Path = FOLDER) -> list[Budget]:
   return sorted(set(found), key=lambda budget: budget.accepted)
 
 
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+  """What a budget should give that was not tried.
+
+  Attributes:
+    machine: whose pace is known.
+    minutes: of optimiser steps on it.
+    windows: in them.
+    accepted: as of a `Budget`, between those of fewer and of more windows, by
+      the logarithm of their number.
+    is_least: no budget had so many windows; `accepted` is the largest one's.
+  """
+
+  machine: str
+  minutes: float
+  windows: int
+  accepted: tuple[float, ...]
+  is_least: bool
+
+
+def estimates(name: str, minutes: Sequence[float] = (10, 60),
+              folder: pathlib.Path = FOLDER) -> list[Estimate]:
+  """What other budgets on CPU cores should give; none if no pace is known."""
+  budgets = sorted((budget for budget in of(name, folder) if budget.batch),
+                   key=lambda budget: budget.windows)
+  # What was tried under other conditions counts where there is nothing else.
+  alike = [budget for budget in budgets if not budget.remark]
+  budgets = alike if len(alike) > 1 else budgets
+  paced = [budget for budget in budgets if budget.machine.endswith(_CORES)]
+  if not paced:
+    return []
+  pace = paced[-1]
+  tried = np.log10([budget.windows for budget in budgets])
+  found = []
+  for wanted in minutes:
+    windows = pace.windows * wanted / pace.minutes
+    accepted = tuple(float(np.interp(np.log10(windows), tried, shares))
+                     for shares in zip(*(b.accepted for b in budgets)))
+    found.append(Estimate(pace.machine, wanted, round(windows), accepted,
+                          windows > budgets[-1].windows))
+  return found
+
+
 def text(name: str, folder: pathlib.Path = FOLDER) -> str:
   """The same in words, a line for each budget."""
-  return "\n".join(f"{name}, {_line(budget)}" for budget in of(name, folder))
+  lines = [_line(budget) for budget in of(name, folder)]
+  lines += [_estimated(found) for found in estimates(name, folder=folder)]
+  return "\n".join(f"{name}, {line}" for line in lines)
 
 
 def _line(budget):
   windows = f" of {budget.batch} windows" if budget.batch else ""
-  shares = " ".join(f"{share:.2f}" for share in budget.accepted)
   remark = f", {budget.remark}" if budget.remark else ""
   return (f"{budget.minutes:.2g} min on {budget.machine} ({budget.steps} steps"
           f"{windows}{remark}): expect acceptance to depth 1, 2, ... of"
-          f" {shares}")
+          f" {_shares(budget.accepted)}")
+
+
+def _estimated(found):
+  known = "at least" if found.is_least else "about"
+  why = ("what the largest budget gave" if found.is_least
+         else "between the budgets that were")
+  return (f"{found.minutes:g} min on {found.machine} ({found.windows:,}"
+          f" windows): expect {known} {_shares(found.accepted)} (not tried:"
+          f" {why})")
+
+
+def _shares(accepted):
+  return " ".join(f"{share:.2f}" for share in accepted)
 
 
 def _budget(card, part):
@@ -81,5 +147,5 @@ def _minutes(flags, part):
 
 def _machine(environment: Mapping[str, Any]) -> str:
   if environment["backend"] == "cpu":
-    return f"{environment['num_cpus']} CPU cores"
+    return f"{environment['num_cpus']} {_CORES}"
   return str(environment["device"])

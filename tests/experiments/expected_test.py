@@ -25,7 +25,7 @@ def test_budgets_of_a_part_the_least_first(tmp_path):
   brief, long = expected.of("medusa_1", tmp_path)
   assert brief == expected.Budget("2 CPU cores", 1, 7, 4, (0.4, 0.2))
   assert long.accepted == (0.5, 0.25) and long.remark == "with care"
-  first, second = expected.text("medusa_1", tmp_path).splitlines()
+  first, second, *_ = expected.text("medusa_1", tmp_path).splitlines()
   assert first == ("medusa_1, 1 min on 2 CPU cores (7 steps of 4 windows):"
                    " expect acceptance to depth 1, 2, ... of 0.40 0.20")
   assert "with care" in second and second.endswith("0.50 0.25")
@@ -41,6 +41,28 @@ def test_steps_instead_of_minutes_on_another_machine(tmp_path):
           "judged": [{"eval_accept_1": 0.3}]}}]}))
   assert expected.of("medusa_1", tmp_path) == [
       expected.Budget("NVIDIA H200", 0.5, 600, 32, (0.3,))]
+
+
+def test_estimates_lie_between_the_budgets_that_were_tried(tmp_path):
+  write(tmp_path, "brief", 1, (0.2, 0.1))
+  (tmp_path / "far.json").write_text(json.dumps({
+      "environment": {"backend": "gpu", "device": "H200"},
+      "flags": {"minutes": 1, "steps": 700, "batch": 4},
+      "rows": [{"system": "medusa_1", "part": {
+          "steps": 700, "seconds_per_step": 0.01, "judged": [
+              {"eval_accept_1": 0.6, "eval_accept_2": 0.5}]}}]}))
+  ten, hour = expected.estimates("medusa_1", (10, 1000), tmp_path)
+  # 28, 280 and 2,800 windows: halfway by the logarithm.
+  assert ten.machine == "2 CPU cores" and ten.windows == 280
+  assert ten.accepted == pytest.approx((0.4, 0.3)) and not ten.is_least
+  assert hour.accepted == (0.6, 0.5) and hour.is_least
+  *_, ten, hour = expected.text("medusa_1", tmp_path).splitlines()
+  assert "10 min on 2 CPU cores (280 windows): expect about 0.40 0.30" in ten
+  assert "60 min on 2 CPU cores (1,680 windows): expect about" in hour
+
+
+def test_without_a_pace_on_cores_nothing_is_estimated(tmp_path):
+  assert expected.estimates("medusa_1", folder=tmp_path) == []
 
 
 def test_a_part_that_was_not_trained_has_no_expectation(tmp_path):
@@ -60,3 +82,5 @@ def test_every_recipe_says_what_a_minute_gives(name):
     assert 0 < budget.minutes and 0 < budget.steps
     assert sorted(budget.accepted, reverse=True) == list(budget.accepted)
     assert 0 < budget.accepted[0] < 1
+  ten, hour = expected.estimates(name)
+  assert found[0].accepted[0] <= ten.accepted[0] <= hour.accepted[0]
