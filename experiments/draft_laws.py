@@ -60,7 +60,6 @@ def run(values: flags.FlagValues) -> int:
   """The program; returns the exit code."""
   logging.set_verbosity(logging.WARNING)  # Orbax tells about every file.
   with common.clean_errors():
-    drafter_shapes.check(values)
     steps, layers, batches = (
         sizes(values, flag) for flag in ("steps", "layers", "batches"))
     if not steps:

@@ -34,7 +34,7 @@ class Course:
     """The first prompts of a bundle.
 
     Args:
-      values: see `define`; checked by `drafter_shapes.check`.
+      values: see `define`.
       bundle: the models; parts may be added later, see `cell`.
       folder: exists; cells are kept below it.
       batch: rows decoded at once.

@@ -74,17 +74,18 @@ PARTS: Mapping[str, str] = MappingProxyType(
 
 
 def define(values: flags.FlagValues) -> None:
-  """--shape."""
+  """--shape; others than `SHAPES` are refused before a program begins."""
   flags.DEFINE_list("shape", ["chain", "tree"], "Of the drafts, one or more of"
                     f" {', '.join(SHAPES)}.", flag_values=values)
+  flags.register_validator("shape", _are_known, flag_values=values)
 
 
-def check(values: flags.FlagValues) -> None:
-  """Raises ValueError for shapes that are not known."""
-  for shape in values.shape:
+def _are_known(given):
+  for shape in given:
     if shape not in SHAPES:
-      raise ValueError(
+      raise flags.ValidationError(
           f"--shape={shape}, expected some of {', '.join(SHAPES)}.")
+  return True
 
 
 def shapes_of(name: str) -> tuple[str, ...]:

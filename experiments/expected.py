@@ -41,7 +41,7 @@ class Budget:
 
   @property
   def windows(self) -> int:
-    """All that were seen."""
+    """All that were seen; of a budget whose `batch` is known."""
     return self.steps * self.batch
 
 

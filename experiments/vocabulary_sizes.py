@@ -52,7 +52,6 @@ def define(values: flags.FlagValues) -> None:
 def run(values: flags.FlagValues) -> int:
   """The program; exit code 1 if a cell failed."""
   with common.clean_errors():
-    drafter_shapes.check(values)
     bench = part_training.of_flags(values)
     plan = cases(values, bench)
     course = drafter_cells.Course(values, bench.bundle, bench.folder)

@@ -138,15 +138,6 @@ def in_turn(system: system_lib.System, params: types.Params,
   return timed
 
 
-@dataclasses.dataclass(frozen=True)
-class _Called:
-  """The calls of a round; `is_whole` if its proposal is timed as a whole."""
-
-  target: list[calls_lib.Call]
-  draft: list[calls_lib.Call]
-  is_whole: bool
-
-
 def _pieces(system, params, state):
   """The calls of a round, and what is timed.
 
@@ -164,7 +155,7 @@ def _pieces(system, params, state):
            else None)
     proposal = [(call, _of_call(call, own)) for call in found.draft]
   checks = [(call, _of_call(call, params.target)) for call in found.target]
-  return _Called(found.target, found.draft, is_whole), proposal + checks
+  return found, proposal + checks
 
 
 def grid(model: Any, params: Any, sizes: Sequence[tuple[int, int]],
@@ -258,9 +249,10 @@ class Forwards:
 
 
 def _round_cost(name, called, seconds):
+  is_whole = name in seconds
   return RoundCost(
       target=sum(seconds[call] for call in called.target),
-      draft=seconds[name] if called.is_whole else sum(
+      draft=seconds[name] if is_whole else sum(
           seconds[call] for call in called.draft),
       tree_tokens=called.target[-1].num_tokens,
       draft_forwards=len(called.draft))

@@ -60,7 +60,8 @@ def laws(panels: Sequence[Law]) -> bytes:
     axis.plot(law.x, law.line, color=_LINE, linewidth=1.2)
     axis.plot(law.x, law.y, "o", color=_HELD, markersize=5)
     axis.set_xscale("log")
-    axis.set_xticks(law.x, map(_short, law.x), minor=False)
+    axis.set_xticks(law.x)
+    axis.xaxis.set_major_formatter(ticker.EngFormatter(places=1, sep=""))
     axis.xaxis.set_minor_locator(ticker.NullLocator())
     _name(axis, law.title, law.x_label, law.y_label)
   return _png(figure)
@@ -88,14 +89,6 @@ def over_size(lines: Mapping[str, Mapping[str, Sequence[tuple]]],
       _name(axis, heading, x_label, y_label)
     row[0].legend(fontsize=7, frameon=False)
   return _png(figure)
-
-
-def _short(number):
-  """Three digits, with k or M."""
-  for unit, name in ((1e6, "M"), (1e3, "k")):
-    if number >= unit:
-      return f"{number / unit:.3g}{name}"
-  return f"{number:.3g}"
 
 
 def _name(axis, title, x_label, y_label):

@@ -25,7 +25,7 @@ def test_budgets_of_a_part_the_least_first(tmp_path):
   brief, long = expected.of("medusa_1", tmp_path)
   assert brief == expected.Budget("2 CPU cores", 1, 7, 4, (0.4, 0.2))
   assert long.accepted == (0.5, 0.25) and long.remark == "with care"
-  first, second, *_ = expected.text("medusa_1", tmp_path).splitlines()
+  first, second, _, _ = expected.text("medusa_1", tmp_path).splitlines()
   assert first == ("medusa_1, 1 min on 2 CPU cores (7 steps of 4 windows):"
                    " expect acceptance to depth 1, 2, ... of 0.40 0.20")
   assert "with care" in second and second.endswith("0.50 0.25")
@@ -56,7 +56,7 @@ def test_estimates_lie_between_the_budgets_that_were_tried(tmp_path):
   assert ten.machine == "2 CPU cores" and ten.windows == 280
   assert ten.accepted == pytest.approx((0.4, 0.3)) and not ten.is_least
   assert hour.accepted == (0.6, 0.5) and hour.is_least
-  *_, ten, hour = expected.text("medusa_1", tmp_path).splitlines()
+  _, _, ten, hour = expected.text("medusa_1", tmp_path).splitlines()
   assert "10 min on 2 CPU cores (280 windows): expect about 0.40 0.30" in ten
   assert "60 min on 2 CPU cores (1,680 windows): expect about" in hour
 

@@ -104,11 +104,11 @@ class DistanceAcceptance(AcceptanceSet):
 
   For vocabularies whose ids are a scale, such as the intensities of an image.
   Published for greedy decoding, where epsilon = 0 is exact matching. When
-  sampling, what no draft decides is drawn from p. Departures: none.
+  sampling, what no draft decides is drawn from p.
 
   Attributes:
-    epsilon: largest difference of two ids that pass as equal; the paper's 2 is
-      of 256 intensities.
+    epsilon: largest difference of two ids that pass as equal; the paper takes 2
+      for images.
   """
 
   epsilon: int = 2
