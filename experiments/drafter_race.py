@@ -158,6 +158,7 @@ def _fit(values, key, changes, bench, name):
   judged = [row for row in log if any(k.startswith("eval_") for k in row)]
   return {"parameters": _size(params), "steps": steps,
           "seconds_per_step": laps.seconds_per_step or probed(),
+          "tokens_per_step": laps.tokens_per_step,
           "machine": cells.stable_environment(), "judged": judged}
 
 
@@ -175,11 +176,12 @@ class Laps:
 
   def __init__(self, title: str | None = None):
     self._title, self._seconds = title, []
+    self.tokens_per_step: int | None = None
 
   @contextlib.contextmanager
-  def __call__(self, num_steps):
-    before = time.monotonic()
-    with (part_training.progress(self._title, num_steps) if self._title
+  def __call__(self, num_steps, tokens):
+    self.tokens_per_step, before = tokens, time.monotonic()
+    with (part_training.progress(self._title, num_steps, tokens) if self._title
           else contextlib.nullcontext()) as show:
       def on_step(step, row):
         nonlocal before

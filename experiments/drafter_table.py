@@ -15,8 +15,9 @@ from spec_jax.evaluation import report
 _DEPTHS = 5
 
 LEGEND = """\
-trained: seconds of optimiser steps; 1 to 5: share of prefixes of the target's
-own held-out text at which a greedy draft is accepted at least so deep.
+trained: seconds of optimiser steps; tokens/s: read in them; 1 to 5: share of
+prefixes of the target's own held-out text at which a greedy draft is accepted
+at least so deep.
 tokens/call, speed-up, acceptance and optimum as of experiments.benchmark;
 round: median milliseconds, and over one token of plain decoding.
 """
@@ -26,12 +27,14 @@ def part_line(row: Mapping[str, Any]) -> dict[str, str]:
   """One drafter's part, and its training where it was trained here."""
   part = row["part"]
   steps, seconds = part.get("steps"), part.get("seconds_per_step")
+  tokens = part.get("tokens_per_step")
   last = part["judged"][-1] if part.get("judged") else {}
   return {
       "part": f"`{row['system']}`",
       "parameters": f"{part['parameters'] / 1e6:.2f}M",
       "steps": report.number(steps, 0),
-      "trained": report.number(steps and steps * seconds, 0)} | {
+      "trained": report.number(steps and steps * seconds, 0),
+      "tokens/s": report.number(tokens and tokens / seconds, 0)} | {
           str(d): report.number(last.get(f"eval_accept_{d}"))
           for d in range(1, _DEPTHS + 1)}
 

@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import pathlib
+import time
 from typing import Any
 
 from absl import flags
@@ -42,6 +43,7 @@ class Bench:
     folder: of checkpoints, logs, the target's own texts and the parts.
     seed: of weights and data order.
     checkpoint_every: steps.
+    stored_steps: see `parts.Run`.
   """
 
   home: pathlib.Path
@@ -51,6 +53,7 @@ class Bench:
   folder: pathlib.Path
   seed: int
   checkpoint_every: int
+  stored_steps: int = 0
 
   @functools.cached_property
   def made_for(self) -> str:
@@ -58,27 +61,28 @@ class Bench:
     return bundle_lib.fingerprint(self.home)
 
   def fit(self, name: str, changes: Mapping[str, Any],
-          progress: Callable[[int], Any], folder: pathlib.Path | None = None
-          ) -> tuple[dict[str, Any], Any]:
+          progress: Callable[[int, int], Any],
+          folder: pathlib.Path | None = None) -> tuple[dict[str, Any], Any]:
     """Hyper-parameters and parameters of a part; goes on where it stopped.
 
     Args:
       name: of the system.
       changes: to its recipe.
-      progress: `num_steps ->` context of a function for `loop.fit`.
+      progress: see `parts.Run`.
       folder: of checkpoints and log; default: below the bench's.
     """
     return parts.TRAINERS[name](self.run(name, changes, progress, folder))
 
   def run(self, name: str, changes: Mapping[str, Any],
-          progress: Callable[[int], Any], folder: pathlib.Path | None = None
-          ) -> parts.Run:
+          progress: Callable[[int, int], Any],
+          folder: pathlib.Path | None = None) -> parts.Run:
     """What the trainer of a part works with; arguments as of `fit`."""
     return parts.Run(
         bundle=self.bundle, train=self.train, heldout=self.heldout,
         own_text=self.own_text, folder=folder or self.folder / name,
         seed=self.seed, checkpoint_every=self.checkpoint_every,
-        changes=changes, progress=progress)
+        changes=changes, progress=progress, made_for=self.made_for,
+        stored_steps=self.stored_steps)
 
   def own_text(self, options: Any, stream: np.ndarray,
                temperatures: tuple[float, ...] = _OWN_TEMPERATURES
@@ -106,7 +110,8 @@ class Bench:
 
 
 def open_bench(models: str, corpus: str | None, folder: pathlib.Path,
-               seed: int, checkpoint_every: int) -> Bench:
+               seed: int, checkpoint_every: int, stored_steps: int = 0
+               ) -> Bench:
   """Reads the bundle and the corpus.
 
   Args:
@@ -115,6 +120,7 @@ def open_bench(models: str, corpus: str | None, folder: pathlib.Path,
     folder: exists.
     seed: see `Bench`.
     checkpoint_every: see `Bench`.
+    stored_steps: see `Bench`.
 
   Raises:
     ValueError: one of them is missing or broken.
@@ -125,7 +131,7 @@ def open_bench(models: str, corpus: str | None, folder: pathlib.Path,
   return Bench(
       home, bundle, data.pack(tokenizer, texts.train),
       data.pack(tokenizer, [text for _, text in texts.heldout]), folder, seed,
-      checkpoint_every)
+      checkpoint_every, stored_steps)
 
 
 def define(values: flags.FlagValues) -> None:
@@ -180,12 +186,28 @@ def _tuples(value):
 
 
 @contextlib.contextmanager
-def progress(name, num_steps):
-  """A bar; gives the function that moves it."""
+def progress(name, num_steps, tokens):
+  """A bar; gives the function that moves it.
+
+  Args:
+    name: what is trained.
+    num_steps: in all.
+    tokens: of a step; the bar tells how many are read in a second, from the
+      first step that was made here on (that one compiles).
+  """
   with tqdm.tqdm(total=num_steps, desc=name, unit="step") as bar:
+    first = None
     def on_step(step, row):
+      nonlocal first
+      now = time.monotonic()
       bar.update(step - bar.n)
-      bar.set_postfix({k: f"{v:.3f}" for k, v in row.items() if k != "step"})
+      shown = {k: f"{v:.3f}" for k, v in row.items() if k != "step"}
+      if first is None:
+        first = step, now
+      else:
+        rate = tokens * (step - first[0]) / max(now - first[1], 1e-9)
+        shown = {"tokens/s": f"{rate:,.0f}"} | shown
+      bar.set_postfix(shown)
     yield on_step
 
 

@@ -67,7 +67,8 @@ def train_model(name, table, trained, streams, folder, seed, checkpoint_every):
         data_seed), seed)
   make = (recipes.distillation_recipe(recipe, teacher, start) if teacher
           else recipes.corpus_recipe(recipe, start))
-  with part_training.progress(name, recipe.num_steps) as on_step:
+  with part_training.progress(
+      name, recipe.num_steps, recipe.batch * recipe.length) as on_step:
     return loop.fit(
         make, windows, num_steps=recipe.num_steps, folder=folder / name,
         frozen=frozen, seed=seed, checkpoint_every=checkpoint_every,
@@ -97,6 +98,11 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_integer("own_windows", None, "With --system: windows of the"
                        " target's own text to learn from; default: the"
                        " recipe's.", lower_bound=2, flag_values=values)
+  flags.DEFINE_integer("stored_steps", 0, "With --system: keep what the target"
+                       " says of the batches of so many steps on disk and"
+                       " train on these again and again; their bytes are told"
+                       " first. 0: compute it as the text comes by.",
+                       lower_bound=0, flag_values=values)
   flags.DEFINE_string("recipe", "{}", "With --system: JSON of further fields of"
                       " the part's recipe that differ, such as"
                       " '{\"learning_rate\": 1e-3, \"hyper\": {...}}'.",
@@ -143,11 +149,12 @@ def train_part(values) -> int:
             ("own_windows", values.own_windows)) if value is not None}
     bench = part_training.open_bench(
         values.models, values.corpus, report.make_folder(values.out),
-        values.seed, values.checkpoint_every)
+        values.seed, values.checkpoint_every, values.stored_steps)
   if known := expected.text(name):
     print(known)
-  hyper, params = bench.fit(name, changes, functools.partial(
-      part_training.progress, name))
+  with common.clean_errors():
+    hyper, params = bench.fit(name, changes, functools.partial(
+        part_training.progress, name))
   for place in [bench.folder] + [bench.home] * values.install:
     print(bench.write(place, name, hyper, params, int(values.bits)))
   return 0

@@ -6,11 +6,14 @@ import dataclasses
 import pathlib
 from typing import Any
 
+import jax
 import numpy as np
+from tqdm import auto as tqdm
 
 from spec_jax.models import bundle as bundle_lib
 from spec_jax.training import data
 from spec_jax.training import loop
+from spec_jax.training import recorded
 
 # Of a window of the target's own text so much is begun by the corpus.
 _BEGUN = 0.25
@@ -36,7 +39,11 @@ class Run:
     seed: of weights, draws and order.
     checkpoint_every: steps.
     changes: to the recipe.
-    progress: `num_steps ->` context of a function for `loop.fit`.
+    progress: `(num_steps, tokens of a step) ->` context of a function for
+      `loop.fit`.
+    made_for: fingerprint of the target.
+    stored_steps: so many batches are kept on disk with what the target says of
+      them, and taken again and again; 0: it is computed on-line.
   """
 
   bundle: bundle_lib.Bundle
@@ -47,7 +54,9 @@ class Run:
   seed: int
   checkpoint_every: int
   changes: Mapping[str, Any]
-  progress: Callable[[int], Any]
+  progress: Callable[[int, int], Any]
+  made_for: str = ""
+  stored_steps: int = 0
 
   def adapt(self, options: Any) -> Any:
     """A recipe with what was asked for."""
@@ -68,9 +77,34 @@ class Run:
 
   def fit(self, recipe: loop.Recipe, windows: Callable[[int], Any],
           num_steps: int, frozen: Any, **more: Any) -> Any:
-    """`loop.fit` in this run's folder; goes on from its last checkpoint."""
-    with self.progress(num_steps) as on_step:
+    """`loop.fit` in this run's folder; goes on from its last checkpoint.
+
+    Raises:
+      ValueError: `stored_steps` are wanted of a training that has no use for
+        them.
+    """
+    size = np.size(jax.tree.leaves(windows(0))[0])
+    if self.stored_steps:
+      recipe, windows = self._stored(recipe, windows, num_steps, frozen)
+    with self.progress(num_steps, size) as on_step:
       return loop.fit(
           recipe, windows, num_steps=num_steps, folder=self.folder,
           frozen=frozen, seed=self.seed, on_step=on_step,
           checkpoint_every=self.checkpoint_every, **more)
+
+  def _stored(self, recipe, windows, num_steps, frozen):
+    """The same over batches that are read from disk."""
+    if recipe.reads is None:
+      raise ValueError(
+          f"stored_steps={self.stored_steps}, expected 0: what this training"
+          " reads of the target is not the same each time it meets a text.")
+    stored = recorded.Recorded(
+        windows, recipe.reads, self.folder / "features", self.made_for,
+        min(self.stored_steps, num_steps), self.seed)
+    if missing := stored.missing():
+      print(f"features of the target: {stored.num_bytes:,} bytes in"
+            f" {stored.folder}, {stored.num_shards} shards, {len(missing)} of"
+            " them still to be written", flush=True)
+      stored.write(frozen["target"], tqdm.tqdm(
+          missing, desc="features", unit="shard"))
+    return recorded.reading(recipe), stored

@@ -54,8 +54,8 @@ def _trained(options, run, recipe_fn, batch_fn):
       start)
   params = run.fit(
       recipe_fn(options, target, frozen),
-      lambda step: batch_fn(windows(step), step), options.num_steps, frozen,
-      evaluate=evaluate)
+      lambda step: batch_fn(windows(step), step), options.num_steps,
+      {"target": frozen}, evaluate=evaluate)
   params.pop(adversarial.DISCRIMINATOR, None)
   accepts = token_heads.rank_accuracy(
       options, target, frozen, params, judged, start, _RANKS)

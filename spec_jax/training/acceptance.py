@@ -19,6 +19,7 @@ import optax
 
 from spec_jax.controllers import learned
 from spec_jax.training import loop
+from spec_jax.training import recorded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +76,8 @@ def recipe(options: AcceptanceRecipe, target, draft) -> loop.Recipe:
   schedule = optax.warmup_cosine_decay_schedule(
       0.0, options.learning_rate, max(1, options.num_steps // 30),
       options.num_steps)
-  return loop.Recipe(init, loss, optax.adam(schedule))
+  return loop.Recipe(
+      init, loss, optax.adam(schedule), recorded.Reads(target, ()))
 
 
 def examples(options: AcceptanceRecipe, target, draft, frozen: Any,
@@ -97,9 +99,9 @@ def examples(options: AcceptanceRecipe, target, draft, frozen: Any,
     accepted, and `bool[B, T - 1]`, whether it counts: the draft drew it.
   """
   draw_key, mix_key = jax.random.split(key)
-  scores = lambda model, name: model.score(
-      frozen[name], tokens).logits[:, :-1] / options.temperature
-  p_logits, q_logits = scores(target, "target"), scores(draft, "draft")
+  law = lambda out: out.logits[:, :-1] / options.temperature
+  p_logits = law(recorded.said(target, frozen, tokens, ()))
+  q_logits = law(draft.score(frozen["draft"], tokens))
   drawn = jax.random.categorical(draw_key, q_logits).astype(jnp.int32)
   log_prob = lambda logits: jnp.take_along_axis(
       jax.nn.log_softmax(logits), drawn[:, :, None], axis=2)[:, :, 0]

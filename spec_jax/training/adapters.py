@@ -21,6 +21,7 @@ from spec_jax.training import features
 from spec_jax.training import loop
 from spec_jax.training import optimizers
 from spec_jax.training import part_recipe
+from spec_jax.training import recorded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +55,9 @@ def recipe(options: AdapterRecipe, model: early_exit.EarlyExit, frozen: Any
     del key
     return objective(model, params, frozen, tokens)
 
-  return loop.Recipe(lambda key: start(model, frozen, key), loss,
-                     optimizers.of_part(options))
+  return loop.Recipe(
+      lambda key: start(model, frozen, key), loss, optimizers.of_part(options),
+      recorded.Reads(model.target, (model.exit_layer,)))
 
 
 def _in_dtype(model, dtype):
@@ -67,9 +69,8 @@ def _in_dtype(model, dtype):
 def objective(model: early_exit.EarlyExit, params: Any, frozen: Any,
               tokens: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Cross-entropy from the target's laws of windows `i32[B, T]`, in nats."""
-  exit_layer, own = model.exit_layer, frozen["target"]
-  truth = jax.lax.stop_gradient(
-      model.target.score(own, tokens, taps=(exit_layer,)))
+  exit_layer = model.exit_layer
+  truth = recorded.said(model.target, frozen, tokens, (exit_layer,))
   out = model.adapter.score(
       params, tokens, embeds=truth.taps[exit_layer], taps=("final",),
       with_logits=False)

@@ -22,6 +22,7 @@ from spec_jax.models import feature_model
 from spec_jax.training import columns
 from spec_jax.training import features as features_lib
 from spec_jax.training import loop
+from spec_jax.training import recorded
 
 _WANTED = "final"
 
@@ -99,13 +100,13 @@ def objective(options: BlockRecipe, model: block_model.BlockModel, params: Any,
               ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Loss and metrics of windows `i32[B, T]`."""
   known = {**frozen, model.part: {**frozen.get(model.part, {}), **params}}
-  truth = model.target.score(
-      known["target"], tokens, taps=(*model.taps, _WANTED))
-  taps = {name: jax.lax.stop_gradient(tap) for name, tap in truth.taps.items()}
+  truth = recorded.said(
+      model.target, known, tokens, features_lib.reads(model).taps)
+  taps = truth.taps
   features, width = model.enter(known, taps), tokens.shape[1] - 1
   noise_key, offset_key, share_key, shown_key = jax.random.split(key, 4)
   ahead = lambda array: columns.shifted(array, model.block, width)
-  p_logits = ahead(jax.lax.stop_gradient(truth.logits))
+  p_logits = ahead(truth.logits)
   best = jnp.argmax(p_logits, axis=-1)
   is_real = jnp.broadcast_to(
       (jnp.arange(width) <= width - model.block)[None], best.shape)

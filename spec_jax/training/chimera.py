@@ -22,6 +22,7 @@ from spec_jax.training import columns
 from spec_jax.training import loop
 from spec_jax.training import optimizers
 from spec_jax.training import part_recipe
+from spec_jax.training import recorded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,15 +100,14 @@ def recipe(options: ChimeraRecipe, model: chimera.ChimeraModel, frozen: Any
 
   return loop.Recipe(
       lambda key: model.start_as(model.init(key), frozen["target"]), loss,
-      optimizers.of_part(options))
+      optimizers.of_part(options), recorded.Reads(model.target, ("final",)))
 
 
 def objective(options: ChimeraRecipe, model: chimera.ChimeraModel, params: Any,
               frozen: Any, tokens: jax.Array
               ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Loss and metrics of windows `i32[B, T]`, a mean over steps."""
-  truth = jax.lax.stop_gradient(
-      model.target.score(frozen["target"], tokens, taps=("final",)))
+  truth = recorded.said(model.target, frozen, tokens, ("final",))
   features = truth.taps["final"]
   outs = run(model, {**frozen, model.part: params}, tokens, features,
              options.steps)

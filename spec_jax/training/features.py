@@ -1,4 +1,4 @@
-"""Trains feature nets; what they learn of the target is computed on-line.
+"""Trains feature nets on what the target says, see `training.recorded`.
 
 EAGLE (Li et al. 2024, arXiv 2401.15077, Sec. 4.2): the next feature, SmoothL1,
 and the law that follows from it, with noise on the features that are read.
@@ -24,6 +24,7 @@ from spec_jax.training import loop
 from spec_jax.training import losses
 from spec_jax.training import optimizers
 from spec_jax.training import part_recipe
+from spec_jax.training import recorded
 
 _WANTED = "final"  # The feature that is guessed.
 _NOISE_LENGTH = 512  # Of windows whose noise is as strong as the recipe says.
@@ -87,7 +88,12 @@ def recipe(options: FeatureRecipe, model: feature_model.FeatureModel,
     return objective(options, model, params, frozen, tokens, key)
 
   return loop.Recipe(
-      init, loss, optimizers.of_part(options, options.optimizer))
+      init, loss, optimizers.of_part(options, options.optimizer), reads(model))
+
+
+def reads(model: feature_model.FeatureModel) -> recorded.Reads:
+  """What is asked of a target: what the net reads, and what it guesses."""
+  return recorded.Reads(model.target, (*model.taps, _WANTED))
 
 
 def start(model: feature_model.FeatureModel, frozen: Any, key: jax.Array
@@ -150,11 +156,8 @@ def objective(options: FeatureRecipe, model: feature_model.FeatureModel,
               ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Loss and metrics of windows `i32[B, T]`."""
   known = {**frozen, model.part: {**frozen.get(model.part, {}), **params}}
-  truth = model.target.score(
-      known["target"], tokens, taps=(*model.taps, _WANTED))
-  # One by one: a dictionary of names and numbers cannot be sorted.
-  taps = {name: jax.lax.stop_gradient(tap) for name, tap in truth.taps.items()}
-  p_logits = jax.lax.stop_gradient(truth.logits)
+  truth = recorded.said(model.target, known, tokens, reads(model).taps)
+  taps, p_logits = truth.taps, truth.logits
   features = model.enter(known, taps)
   if options.noise:
     most = options.noise * _NOISE_LENGTH / tokens.shape[1]

@@ -22,6 +22,7 @@ from spec_jax.training import loop
 from spec_jax.training import losses
 from spec_jax.training import optimizers
 from spec_jax.training import part_recipe
+from spec_jax.training import recorded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +60,14 @@ def recipe(options: GlideRecipe, target: contract.LinenModel) -> loop.Recipe:
 
   def loss(params, frozen, tokens, key):
     del key
-    out = target.score(frozen["target"], tokens, with_logits=False)
-    seen = memory(jax.lax.stop_gradient(out), seen_in_blocks(
-        tokens.shape[1], options.block))
+    out = recorded.said(target, frozen, tokens, (), with_logits=False)
+    seen = memory(out, seen_in_blocks(tokens.shape[1], options.block))
     return losses.next_token(
         model.score(params, tokens, seen).logits, tokens), {}
 
-  return loop.Recipe(model.init, loss, optimizers.of_part(options))
+  return loop.Recipe(
+      model.init, loss, optimizers.of_part(options),
+      recorded.Reads(target, (), with_memory=True))
 
 
 def accepted(model: glide.GlideModel, target: contract.LinenModel, params: Any,

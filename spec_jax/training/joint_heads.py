@@ -83,7 +83,7 @@ def recipe(options: JointRecipe, target: contract.LinenModel, frozen: Any
            ) -> loop.Recipe:
   """For `loop.fit`, whose batches are here pairs (tokens, step).
 
-  `frozen` are the parameters of the target before.
+  Its frozen is `{"target": params}`, of the target before; here the params.
   """
   heads = token_heads.assemble(options, target)
 
@@ -93,7 +93,7 @@ def recipe(options: JointRecipe, target: contract.LinenModel, frozen: Any
     return {**params, lora.CHANGE: change}
 
   def loss(params, frozen, batch, key):
-    return loss_of(options, heads, params, frozen, *batch, key)
+    return loss_of(options, heads, params, frozen["target"], *batch, key)
 
   return loop.Recipe(init, loss, optimizer(options))
 

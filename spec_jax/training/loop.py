@@ -28,11 +28,14 @@ class Recipe:
     loss: `(params, frozen, batch, key) -> (scalar, metrics)`; `frozen` is any
       pytree that is not trained (a teacher's parameters).
     optimizer: of the parameters.
+    reads: what the loss asks of a frozen target's forward over the batch, a
+      `recorded.Reads`; None if that is no constant of the text.
   """
 
   init: Callable[[jax.Array], Any]
   loss: Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, dict[str, Any]]]
   optimizer: optax.GradientTransformation
+  reads: Any = None
 
 
 def fit(

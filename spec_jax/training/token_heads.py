@@ -25,6 +25,7 @@ from spec_jax.models import lora
 from spec_jax.models import token_heads
 from spec_jax.training import adversarial
 from spec_jax.training import loop
+from spec_jax.training import recorded
 
 _DISCRIMINATOR = adversarial.Discriminator()
 
@@ -93,12 +94,16 @@ class Heads:
   network: token_heads.TokenHeads
   encoder: contract.LinenModel | None
 
+  @property
+  def taps(self) -> tuple[Any, ...]:
+    """What heads start from, and what they may have to guess."""
+    return (self.network.tap, "final")
+
   def read(self, frozen: Any, tokens: jax.Array, with_logits: bool = False
            ) -> types.ModelOut:
     """What the target says of `i32[B, T]`."""
     return self.target.score(
-        frozen, tokens, taps=(self.network.tap, "final"),
-        with_logits=with_logits)
+        frozen, tokens, taps=self.taps, with_logits=with_logits)
 
   def ground(self, params: Any, out: types.ModelOut, tokens: jax.Array
              ) -> jax.Array:
@@ -132,7 +137,7 @@ def assemble(options: TokenHeadRecipe, target: contract.LinenModel) -> Heads:
 
 def recipe(options: TokenHeadRecipe, target: contract.LinenModel, frozen: Any
            ) -> loop.Recipe:
-  """For `loop.fit`; `frozen` are the target's parameters."""
+  """For `loop.fit`, whose frozen is `{"target": params}`; here the params."""
   heads = assemble(options, target)
 
   def loss(params, frozen, tokens, key):
@@ -142,7 +147,8 @@ def recipe(options: TokenHeadRecipe, target: contract.LinenModel, frozen: Any
   if options.adversarial_weight:  # Neither player's gradient clips the other's.
     rule = optax.multi_transform({True: rule, False: rule}, adversarial.labels)
   return loop.Recipe(
-      lambda key: start(options, heads, frozen, key), loss, rule)
+      lambda key: start(options, heads, frozen, key), loss, rule,
+      recorded.Reads(target, heads.taps))
 
 
 def start(options: TokenHeadRecipe, heads: Heads, frozen: Any, key: jax.Array
@@ -194,13 +200,15 @@ def loss_of(options: TokenHeadRecipe, heads: Heads, params: Any, frozen: Any,
     options: gives levels, weights and labels.
     heads: from `assemble`.
     params: of them.
-    frozen: of the target.
+    frozen: by part, the target's alone, and what was recorded of it, if it was.
     tokens: `i32[B, T]`.
     key: of dropout.
   """
-  out = heads.read(
-      frozen, tokens, options.is_taught or options.adversarial_weight > 0)
-  return loss_given(options, heads, params, frozen, out, tokens, key)
+  out = recorded.said(
+      heads.target, frozen, tokens, heads.taps,
+      options.is_taught or options.adversarial_weight > 0)
+  return loss_given(
+      options, heads, params, frozen["target"], out, tokens, key)
 
 
 def loss_given(options: TokenHeadRecipe, heads: Heads, params: Any, frozen: Any,

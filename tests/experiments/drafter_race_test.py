@@ -144,11 +144,12 @@ def test_without_training_the_bundle_must_have_the_part(
 def test_a_table_of_parts_with_and_without_steps():
   trained = {"system": "bpd", "part": {
       "parameters": 10 ** 6, "steps": 4, "seconds_per_step": 0.5,
+      "tokens_per_step": 100,
       "judged": [{"eval_accept_1": 0.25}]}}
   counted = {"system": "bpd_rescored", "part": {"parameters": 10}}
   full, bare = map(drafter_table.part_line, (trained, counted))
-  assert (full["steps"], full["trained"], full["1"], full["2"]) == (
-      "4", "2", "0.25", "-")
+  assert (full["steps"], full["trained"], full["tokens/s"], full["1"],
+          full["2"]) == ("4", "2", "200", "0.25", "-")
   assert set(bare) == set(full) and bare["steps"] == bare["1"] == "-"
 
 
@@ -157,7 +158,7 @@ def test_time_of_a_step_is_that_without_judging(monkeypatch):
   monkeypatch.setattr(drafter_race.time, "monotonic", lambda: next(clock))
   laps = drafter_race.Laps()
   assert laps.seconds_per_step is None
-  with laps(8) as on_step:
+  with laps(8, 100) as on_step:
     for step in range(8):
       on_step(step, {})
   assert laps.seconds_per_step == 1

@@ -127,3 +127,27 @@ def test_recipe_changes_the_net_and_its_training(
   bundle = bundle_lib.load_bundle(tiny).with_head("eagle_3", hyper, params)
   built, _ = systems.build("eagle_3", bundle, top_k=1, draw="iid")
   assert built.drafter.model.config.d_model == 8
+
+
+def test_features_are_kept_and_taken_again(
+    tiny, corpus, tmp_path, monkeypatch, capsys):
+  """As many as were asked for, however long the training is."""
+  *names, recipe = parts.TRAINERS["eagle_2"].args
+  monkeypatch.setattr(parts, "TRAINERS", {"eagle_2": functools.partial(
+      parts.TRAINERS["eagle_2"].func, *names, small("eagle_2", recipe))})
+  arguments = ["--system=eagle_2", f"--models={tiny}", f"--corpus={corpus}",
+               f"--out={tmp_path}", "--own_windows=4", "--stored_steps=2"]
+  with jax.numpy_dtype_promotion("standard"):
+    assert train.main(arguments + ["--steps=3"]) == 0
+    assert "bytes in" in (said := capsys.readouterr()).out
+    assert "tokens/s=" in said.err
+    assert train.main(arguments + ["--steps=5"]) == 0
+    assert "bytes in" not in capsys.readouterr().out
+    folder = tmp_path / "eagle_2" / "features"
+    assert [path.name for path in folder.iterdir()] == [
+        "features-00000.safetensors"]
+    assert train.main([*arguments, "--seed=1", "--steps=5"]) == 2
+  assert "other texts, expected those of this training" in (
+      capsys.readouterr().err)
+  rows = loop.read_log(tmp_path / "eagle_2" / loop.LOG_NAME)
+  assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]

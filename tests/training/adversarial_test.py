@@ -31,7 +31,7 @@ def gradient(options, params):
   heads = token_heads.assemble(options, TARGET)
   tokens = jnp.asarray(token_heads_test.own_texts()[:4].astype(np.int32))
   loss = lambda params: token_heads.loss_of(
-      options, heads, params, token_heads_test.frozen(), tokens,
+      options, heads, params, token_heads_test.by_part(), tokens,
       jax.random.key(1))[0]
   return jax.jit(jax.grad(loss))(params)
 

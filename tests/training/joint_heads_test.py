@@ -23,7 +23,7 @@ OPTIONS = joint_heads.JointRecipe(
     networks.MedusaHeads, {"num_heads": 3}, levels=3, num_steps=40, batch=8,
     length=24, learning_rate=1e-2, rank=2)
 KEY = jax.random.key(0)
-frozen = token_heads_test.frozen
+frozen, by_part = token_heads_test.frozen, token_heads_test.by_part
 
 
 def target():
@@ -50,9 +50,9 @@ def loss_fn(options=OPTIONS):
 
 def test_training_starts_with_the_target_as_it_is():
   for step in (0, 30):
-    _, metrics = loss_fn()(start(), frozen(), (texts(), step), KEY)
+    _, metrics = loss_fn()(start(), by_part(), (texts(), step), KEY)
     assert metrics["own"] == 0 and metrics["unchanged"] == 1
-  _, metrics = loss_fn()(moved(), frozen(), (texts(), 0), KEY)
+  _, metrics = loss_fn()(moved(), by_part(), (texts(), 0), KEY)
   assert metrics["own"] > .01 and metrics["unchanged"] < 1
 
 
@@ -62,7 +62,7 @@ def test_loss_is_the_targets_own_and_the_weighted_one_of_the_heads(
   """By hand, from a target whose weights were changed beforehand."""
   options = dataclasses.replace(
       OPTIONS, is_distilled=is_distilled, weight=.3, decay=.5, ramp="linear")
-  found, metrics = loss_fn(options)(moved(), frozen(), (texts(), 10), KEY)
+  found, metrics = loss_fn(options)(moved(), by_part(), (texts(), 10), KEY)
   changed = lora.merged(frozen(), moved()[lora.CHANGE])
   before, now = (target().score(own, texts()).logits
                  for own in (frozen(), changed))
@@ -73,7 +73,8 @@ def test_loss_is_the_targets_own_and_the_weighted_one_of_the_heads(
   # Level k from 1 on counts decay ** k.
   heads = token_heads.assemble(options, target())
   drafts, _ = token_heads.loss_of(
-      options, heads, {"heads": moved()["heads"]}, changed, texts(), KEY)
+      options, heads, {"heads": moved()["heads"]}, {"target": changed}, texts(),
+      KEY)
   expected = own + .3 * .25 * .5 * drafts
   assert float(found) == pytest.approx(float(expected), rel=1e-4)
   assert float(metrics["heads_weight"]) == pytest.approx(.3 * .25 * .5)
@@ -97,13 +98,13 @@ def test_the_published_weights_are_the_defaults():
 def test_gradients_reach_heads_and_factors_only():
   """Of both losses together, and of each of them the right ones."""
   grads = jax.jit(jax.grad(lambda params: loss_fn()(
-      params, frozen(), (texts(), 20), KEY)[0]))(moved())
+      params, by_part(), (texts(), 20), KEY)[0]))(moved())
   assert set(grads) == {"heads", lora.CHANGE}
   for leaf in jax.tree.leaves(grads):
     assert jnp.abs(leaf).max() > 0
   # Without a weight of the heads, factors are drawn to the target alone.
   calm = jax.jit(jax.grad(lambda params: loss_fn(dataclasses.replace(
-      OPTIONS, weight=0.0))(params, frozen(), (texts(), 20), KEY)[0]))(moved())
+      OPTIONS, weight=0.0))(params, by_part(), (texts(), 20), KEY)[0]))(moved())
   assert all((leaf == 0).all() for leaf in jax.tree.leaves(calm["heads"]))
   assert all(jnp.abs(x).max() > 0 for x in jax.tree.leaves(calm[lora.CHANGE]))
 
@@ -142,10 +143,10 @@ def test_training_changes_the_target_a_little_and_raises_acceptance(tmp_path):
   before = jax.tree.map(jnp.copy, frozen())
   fit = functools.partial(
       loop.fit, make, lambda step: (rows(step), step), folder=tmp_path,
-      frozen=frozen(), checkpoint_every=10)
+      frozen=by_part(), checkpoint_every=10)
   fit(num_steps=10)
   params = fit(num_steps=OPTIONS.num_steps)  # Goes on.
-  whole = loop.fit(make, lambda step: (rows(step), step), frozen=frozen(),
+  whole = loop.fit(make, lambda step: (rows(step), step), frozen=by_part(),
                    num_steps=OPTIONS.num_steps, folder=tmp_path / "whole")
   jax.tree.map(np.testing.assert_array_equal, params, whole)
   jax.tree.map(np.testing.assert_array_equal, before, frozen())

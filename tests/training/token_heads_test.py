@@ -52,6 +52,10 @@ def frozen():
   return toy.bundle().params["target"]
 
 
+def by_part():
+  return {"target": frozen()}
+
+
 @functools.cache
 def own_texts(rows=24, start=4):
   """Windows `u16[n, 24]`, from `start` on the target's own greedy text."""
@@ -108,7 +112,7 @@ def start(options):
 def loss_fn(options):
   heads = token_heads.assemble(options, toy.bundle().target)
   return jax.jit(lambda params, tokens, key: token_heads.loss_of(
-      options, heads, params, frozen(), tokens, key))
+      options, heads, params, by_part(), tokens, key))
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
@@ -121,7 +125,7 @@ def test_training_raises_acceptance_on_heldout_text(name, tmp_path):
   before = evaluate(make.init(jax.random.key(0)))
   params = loop.fit(
       make, data.Rows(texts[:16], options.batch), num_steps=options.num_steps,
-      folder=tmp_path, frozen=frozen())
+      folder=tmp_path, frozen=by_part())
   after = evaluate(params)
   assert set(after) == {"accept_1", "accept_2", "accept_3", "block_efficiency"}
   assert after["accept_1"] > before["accept_1"] + .1
@@ -250,7 +254,8 @@ def test_padding_of_the_vocabulary_costs_nothing(name):
   recipe = token_heads.recipe(options, target, frozen)
   tokens = own_texts()[:2].astype(np.int32) % (toy.VOCAB - 2)
   loss, grads = jax.jit(jax.value_and_grad(
-      lambda params: recipe.loss(params, frozen, tokens, jax.random.key(2))[0]
+      lambda params: recipe.loss(
+          params, {"target": frozen}, tokens, jax.random.key(2))[0]
   ))(recipe.init(jax.random.key(1)))
   assert np.isfinite(loss)
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
