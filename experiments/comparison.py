@@ -134,7 +134,7 @@ def race(choices: Sequence[common.Choice], temperature: float,
 def with_audit(result: Result, work: workload_lib.Workload) -> Result:
   """The same result with its acceptance held against the optimum."""
   if result.choice.system.drafter.needs.host_store:
-    return result  # Such a drafter has no law, and does not run on the device.
+    return result  # Such a drafter does not run on the device.
   # The optimum is that of one node. A rule that judges a whole tree, or pools
   # the children of several nodes, may keep more below the root.
   judged = walk.is_plain(result.choice.system.walk)
@@ -144,8 +144,11 @@ def with_audit(result: Result, work: workload_lib.Workload) -> Result:
   return dataclasses.replace(result, audit=audit)
 
 
-def optimum(p, q, num_drafts, draw):
+def optimum(p, q, drafts, draw):
   """`theory.optimal`; None beyond the number of drafts that it takes."""
+  num_drafts = drafts.shape[-1]
+  if q is None:
+    return optimal.given_acceptance(p, drafts)
   if draw == "without_replacement" and num_drafts > _MOST_DISTINCT:
     return None
   return optimal.optimal_acceptance(p, q, num_drafts, draw)

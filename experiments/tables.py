@@ -18,9 +18,10 @@ tokens/call: emitted tokens per target call, bonus included. speed-up: median
 and quartiles of passes that alternate with the baseline's. predicted: from the
 forward passes timed alone. acceptance: share of tries whose drafts held the
 emitted token; optimum: the most that any exact rule can reach, mean over the
-same tries ("-": the drafts have no law, or there is no formula); gap: optimum
-minus acceptance, with its standard error. round/forwards: time of a round over
-that of its forwards.
+same tries, given how the drafts were drawn, or the drafts where they were not
+("-": they share the emitting draw's noise, or there is no formula); gap:
+optimum minus acceptance, with its standard error. round/forwards: time of a
+round over that of its forwards.
 """
 
 _FEWEST_TRIES = 20  # Of a depth whose acceptance is drawn.

@@ -12,11 +12,12 @@
 (0.86, (6, 3))
 """
 
+from theory.optimal import given_acceptance
 from theory.optimal import optimal_acceptance
 from theory.problems import DRAWS
 from theory.transport import draft_sets
 from theory.transport import optimal_acceptance_lp
 from theory.transport import Transport
 
-__all__ = ["DRAWS", "Transport", "draft_sets", "optimal_acceptance",
-           "optimal_acceptance_lp"]
+__all__ = ["DRAWS", "Transport", "draft_sets", "given_acceptance",
+           "optimal_acceptance", "optimal_acceptance_lp"]

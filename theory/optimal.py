@@ -77,6 +77,41 @@ def optimal_acceptance(p, q, num_drafts: int = 1, draw: str = "iid", *,
   return (alpha, chosen) if return_set else alpha
 
 
+def given_acceptance(p, drafts) -> np.ndarray:
+  """The optimum for drafts that were not drawn at random: their mass.
+
+  A law of the drafts that puts everything on one set S leaves no choice: any
+  exact rule emits a token of S with probability p(S).
+
+  Args:
+    p: `[..., V]`, the target's law.
+    drafts: `i[..., K]`, token ids, which may repeat.
+
+  Returns:
+    `f64[...]`, in [0, 1].
+
+  Raises:
+    ValueError: for a p that is no law, leading axes that differ, or ids that
+      are no tokens.
+
+  >>> given_acceptance([.5, .3, .2], [0, 2, 0]).tolist()
+  0.7
+  """
+  _, p, _ = problems.checked(np.asarray(p), np.asarray(p), 1, "iid")
+  drafts = np.asarray(drafts)
+  if drafts.shape[:-1] != p.shape[:-1] or drafts.size and not (
+      0 <= drafts.min() and drafts.max() < p.shape[-1]):
+    raise ValueError(
+        f"drafts of shape {drafts.shape} from {drafts.min(initial=0)} to"
+        f" {drafts.max(initial=0)}, expected token ids below {p.shape[-1]} of"
+        f" shape {p.shape[:-1]} + (K,).")
+  # Summed up over the sorted ids, each at its first occurrence.
+  ids = np.sort(drafts, axis=-1)
+  is_first = np.diff(ids, axis=-1, prepend=-1) > 0
+  mass = np.take_along_axis(p, ids, -1)
+  return np.minimum(1.0, np.where(is_first, mass, 0).sum(-1))
+
+
 def _sorted_prefixes(xp, p, q, num_drafts, draw):
   ratio = _ratio(xp, p, q)
   order = xp.argsort(ratio, axis=-1)

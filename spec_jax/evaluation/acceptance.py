@@ -1,10 +1,10 @@
 """How close to the optimum a system's acceptance is, try by try.
 
 A try is a position at which drafts stood. The audit decodes round by round
-and keeps, for each try, the law that drew the drafts, as the drafter itself
-gave it, and the target's law, by teacher forcing over the emitted text. Given
-the text so far a try succeeds with at most the optimal probability, so the
-measured acceptance is at most the mean optimum, up to sampling noise.
+and keeps, for each try, the drafts, the law that drew them, as the drafter
+itself gave it, and the target's law, by teacher forcing over the emitted text.
+Given the text so far a try succeeds with at most the optimal probability, so
+the measured acceptance is at most the mean optimum, up to sampling noise.
 """
 
 from collections.abc import Callable
@@ -23,8 +23,10 @@ from spec_jax.evaluation import workload as workload_lib
 from spec_jax.executors import decoding
 from spec_jax.executors import fused
 
-# `(p[n, V], q[n, V], num_drafts, draw) -> f[n]`, or None if there is none.
-OptimumFn = Callable[[np.ndarray, np.ndarray, int, str], np.ndarray | None]
+# `(p[n, V], q[n, V], drafts i32[n, K], draw) -> f[n]`, or None without formula;
+# q is None where drafts were not drawn at random.
+OptimumFn = Callable[
+    [np.ndarray, np.ndarray | None, np.ndarray, str], np.ndarray | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +55,18 @@ class Audit:
 
 @struct.dataclass
 class _Tries:
-  """One round: a slot per depth, `[B, D]`; `q` is `f[B, D, V]`."""
+  """One round: a slot per depth, `[B, D]`.
+
+  Of K drafts (`i32[B, D, K]`) the first `num_drafts` are there; `q` is
+  `f[B, D, V]` or None.
+  """
 
   is_try: jax.Array
   is_hit: jax.Array
   num_drafts: jax.Array
   position: jax.Array
-  q: jax.Array
+  drafts: jax.Array
+  q: jax.Array | None
   draw: str = struct.field(pytree_node=False)
 
 
@@ -87,18 +94,17 @@ def _row_tries(tree, emitted, count):
   node, alive = jnp.zeros((), jnp.int32), jnp.ones((), bool)
   columns = []
   for depth in range(tree.depth):
-    drafts, exists = tree_lib.children(
+    nodes, exists = tree_lib.children(
         tree.parents, tree.valid, node, tree.max_children)
-    hit = exists & (tree.tokens[drafts] == emitted[depth])
+    drafts = tree.tokens[nodes]
+    hit = exists & (drafts == emitted[depth])
     is_try = alive & exists.any() & (depth < count)
-    columns.append(
-        (is_try, is_try & hit.any(), exists.sum(), tree.q[node]))
+    columns.append(_Tries(
+        is_try, is_try & hit.any(), exists.sum(), jnp.zeros((), jnp.int32),
+        drafts, None if tree.q is None else tree.q[node], tree.draw))
     alive = is_try & hit.any()
-    node = jnp.where(alive, drafts[jnp.argmax(hit)], node)
-  is_try, is_hit, num_drafts, laws = zip(*columns)
-  return _Tries(jnp.stack(is_try), jnp.stack(is_hit), jnp.stack(num_drafts),
-                jnp.zeros((tree.depth,), jnp.int32), jnp.stack(laws),
-                tree.draw)
+    node = jnp.where(alive, nodes[jnp.argmax(hit)], node)
+  return jax.tree.map(lambda *fields: jnp.stack(fields), *columns)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -120,11 +126,11 @@ def audit(system: system_lib.System, params: types.Params,
     system: any; without drafts there is nothing to audit.
     params: its parameters.
     work: what to decode.
-    optimum_fn: the best acceptance, given p, q, the number of drafts and how
-      they were drawn; this package does not judge itself.
+    optimum_fn: the best acceptance, given p, q, the drafts and how they were
+      drawn; this package does not judge itself.
 
   Returns:
-    None if the drafts have no law, or none was drawn.
+    None if nothing was drafted, or with the noise of the emitting draw.
   """
   hits, optima = [], []
   for prompts, keys in workload_lib.first_turns(work):
@@ -149,14 +155,15 @@ def audit(system: system_lib.System, params: types.Params,
 def _decode(system, params, prompts, keys, max_new_tokens):
   """The last state and the tries of every round, as NumPy arrays.
 
-  The tries are None where the drafts have no law. Rounds are those of the
-  program that decodes, one at a time; the drafts are proposed once more beside
-  it, with the keys of their positions and so the same.
+  The tries are None without drafts, and where these share the emitting draw's
+  noise. Rounds are those of the program that decodes, one at a time; the drafts
+  are proposed once more beside it, with the keys of their positions and so the
+  same.
   """
   executor = fused.Fused()
   state = executor.start(system, params, prompts, keys, max_new_tokens)
   drafts = _propose.eval_shape(system.drafter, system.sampling, params, state)
-  if drafts.q is None:
+  if not drafts.depth or drafts.draw == "coupled":
     return state, None
   tries, counts = [], decoding.zero_counts(system, prompts.tokens.shape[0])
   while bool(state.is_running.any()):
@@ -175,14 +182,16 @@ def _score(system, params, state, tries, row, optimum_fn):
   hits = pick("is_hit")
   if not hits.size:
     return hits, np.zeros(0)
-  q, drafts, draw = pick("q"), pick("num_drafts"), tries[0].draw
+  count, drafts, draw = pick("num_drafts"), pick("drafts"), tries[0].draw
+  q = None if tries[0].q is None else pick("q")
   p = np.asarray(_target_laws(
       system.target, system.sampling, params.target, state.tokens[row]))
   p = p[pick("position") - 1]
   optima = np.zeros(hits.size)
-  for count in np.unique(drafts):
-    at = drafts == count
-    found = optimum_fn(p[at], q[at], int(count), draw)
+  for size in np.unique(count):
+    at = count == size
+    found = optimum_fn(
+        p[at], None if q is None else q[at], drafts[at, :size], draw)
     if found is None:
       return hits, None
     optima[at] = found

@@ -274,3 +274,25 @@ def test_bad_arguments(arguments, message):
   with pytest.raises(ValueError) as error:
     optimal.optimal_acceptance(*arguments)
   assert message in str(error.value)
+
+
+@pytest.mark.parametrize("num_drafts", [1, 2, 4])
+def test_given_drafts_are_laws_of_one_token(num_drafts):
+  """The same number as the search for independent drafts finds for them."""
+  rng = np.random.default_rng(num_drafts)
+  p, _ = random_laws(num_drafts, 20, V)
+  drafts = rng.integers(V, size=(20, num_drafts))
+  wanted = theory.optimal_acceptance(
+      p, np.eye(V)[drafts], num_drafts, "independent")
+  found = theory.given_acceptance(p, drafts)
+  np.testing.assert_allclose(found, wanted, atol=1e-12)
+  assert 0 < found.min() < found.max() <= 1
+
+
+@pytest.mark.parametrize("p, drafts, message", [
+    ([.5, .4], [0], "p"), ([.5, .5], [2], "from 0 to 2, expected token ids"),
+    ([.5, .5], [-1], "from -1 to 0"), ([.5, .5], [[0]], r"shape \(1, 1\)"),
+])
+def test_mistakes_in_given_drafts_are_named(p, drafts, message):
+  with pytest.raises(ValueError, match=message):
+    theory.given_acceptance(p, drafts)
