@@ -67,9 +67,9 @@ def run(values: flags.FlagValues) -> int:
   for name in (n for n in drafter_shapes.BY_SYSTEM if n in values.system):
     try:
       owner = drafter_shapes.PARTS.get(name, name)
-      part, bench = (
-          _present(bench, owner) if values.minutes == 0 or owner != name
-          else _trained(values, bench, name))
+      is_present = values.minutes == 0 or owner != name
+      part, bench = ((_present(bench, owner), bench) if is_present
+                     else _trained(values, bench, name))
     except Exception as error:  # pylint: disable=broad-exception-caught
       print(f"void: {name}: {type(error).__name__}: {error}")
       failed += 1
@@ -104,7 +104,23 @@ def _present(bench, name):
         f"{bench.bundle.name} has no part {name!r}, expected one of"
         f" {sorted(bench.bundle.heads)}; --minutes=1 --system={name},... trains"
         " it.")
-  return {"parameters": _size(bench.bundle.params[name])}, bench
+  part = {"parameters": _size(bench.bundle.params[name])}
+  if _is_counted(name):
+    return part
+  key = {"target": bench.made_for, "system": name, "seed": bench.seed,
+         "part": cells.fingerprint(bench.bundle, bench.bundle.params[name])}
+  return part | _finished(
+      _cell(bench, f"{name}-judged", key), key, _judge, bench, name)
+
+
+def _judge(bench, name):
+  """The acceptance by depth of a part that the bundle has."""
+  found = bench.judged(name, report.make_folder(bench.folder / name))
+  return {"judged": [{f"eval_{key}": value for key, value in found.items()}]}
+
+
+def _is_counted(name):
+  return not hasattr(parts.recipe_of(name), "num_steps")
 
 
 def _trained(values, bench, name):
@@ -115,12 +131,11 @@ def _trained(values, bench, name):
   key = {"target": bench.made_for, "system": name,
          "minutes": values.minutes, "steps": values.steps,
          "seed": values.seed, **changes}
-  is_counted = not hasattr(parts.recipe_of(name), "num_steps")
   file = bench.folder / part_file.FOLDER / f"{name}.safetensors"
   path = _cell(bench, f"{name}-training", key)
   if not file.exists():
     path.unlink(missing_ok=True)
-  row = _finished(path, key, _count if is_counted else functools.partial(
+  row = _finished(path, key, _count if _is_counted(name) else functools.partial(
       _fit, values, key, changes), bench, name)
   hyper, params = part_file.read(file, bench.made_for)
   return row, bench.with_part(name, hyper, params)

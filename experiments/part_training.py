@@ -84,6 +84,27 @@ class Bench:
         changes=changes, progress=progress, made_for=self.made_for,
         stored_steps=self.stored_steps)
 
+  def judged(self, name: str, folder: pathlib.Path) -> dict[str, float]:
+    """What the trainer of a part logs of the one that the bundle has.
+
+    Args:
+      name: of the system; its part is trained, not counted.
+      folder: for what the trainer writes beside its log.
+    """
+    recipe = parts.recipe_of(name)
+    # No step is made, so that little of the text to learn from will do.
+    changes = {"hyper": self.bundle.heads[name], "own_windows": 2, "batch": 2}
+    run = self.run(name, {
+        key: value for key, value in changes.items()
+        if key in {field.name for field in dataclasses.fields(recipe)}},
+        None, folder)
+    judge = parts.Judge(
+        **{field.name: getattr(run, field.name)
+           for field in dataclasses.fields(run)},
+        params=self.bundle.params[name])
+    parts.TRAINERS[name](judge)
+    return {key: float(value) for key, value in judge.found.items()}
+
   def own_text(self, options: Any, stream: np.ndarray,
                temperatures: tuple[float, ...] = _OWN_TEMPERATURES
                ) -> np.ndarray:

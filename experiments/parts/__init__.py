@@ -13,7 +13,7 @@ from experiments.parts import tables
 from experiments.parts import token_heads
 from experiments.parts import vocabularies
 
-Run, begun = run.Run, run.begun
+Run, Judge, begun = run.Run, run.Judge, run.begun
 
 # By system: how its part is trained. Returns what the bundle keeps,
 # hyper-parameters and parameters.

@@ -108,3 +108,24 @@ class Run:
       stored.write(frozen["target"], tqdm.tqdm(
           missing, desc="features", unit="shard"))
     return recorded.reading(recipe), stored
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Judge(Run):
+  """Makes no step: holds what was trained before against held-out text.
+
+  Attributes, beside those of every run:
+    params: of the part.
+    found: metrics, filled by `fit`.
+  """
+
+  params: Any = None
+  found: dict[str, float] = dataclasses.field(default_factory=dict)
+
+  def fit(self, recipe: loop.Recipe, windows: Callable[[int], Any],
+          num_steps: int, frozen: Any, *,
+          evaluate: Callable[[Any], dict[str, float]], **more: Any) -> Any:
+    """The parameters, once they are judged."""
+    del recipe, windows, num_steps, frozen, more
+    self.found.update(evaluate(self.params))
+    return self.params

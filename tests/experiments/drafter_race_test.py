@@ -111,7 +111,10 @@ def test_parts_that_are_counted_or_of_another_system(tiny, tmp_path):
       f"--out={out}"]) == 0
   card = json.loads((out / "drafter_race.json").read_text())
   assert [row["system"] for row in card["rows"]] == ["bpd_rescored", "eagle_1"]
-  assert all(set(row["part"]) == {"parameters"} for row in card["rows"])
+  counted, judged = (row["part"] for row in card["rows"])
+  assert set(counted) == {"parameters"}
+  assert set(judged) == {"parameters", "judged"}
+  assert 0 <= judged["judged"][-1]["eval_accept_1"] <= 1
   verdicts = {row["verdict"] for row in card["claims"]}
   assert verdicts == {"not measured"}
 
