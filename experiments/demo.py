@@ -13,6 +13,7 @@ Ends with exit code 1 if a proof fails. Tables, plot and result cards go to
 """
 
 from collections.abc import Sequence
+import functools
 import pathlib
 import sys
 
@@ -160,8 +161,10 @@ def race(values, choices, work, temperatures, forwards):
           choices, temperature, work, values.repeats, forwards, on_lap)
       if temperature > 0:
         bar.set_postfix_str("holding the acceptance against the optimum")
-        group = {name: comparison.with_audit(result, work)
-                 for name, result in group.items()}
+        audited = ahead.together([
+            functools.partial(comparison.with_audit, result, work)
+            for result in group.values()])
+        group = dict(zip(group, audited))
       found[temperature] = group
       # Unlike print, this leaves the progress bar whole.
       tqdm.tqdm.write(f"\n{heading(temperature)}\n\n{table(group)}")
