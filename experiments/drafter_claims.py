@@ -25,8 +25,9 @@ CLAIMS = (
            "Hydra (2402.05109), MT-bench, Vicuna"),
     *(_claim(("medusa_2", "medusa_1"), quantity,
              "Medusa (2401.10774), MT-bench, Vicuna-7B") for quantity in _BOTH),
-    _claim(("koala", "medusa_1"), "speed-up",
-           "KOALA (2408.08146), abstract, heads of Medusa and EAGLE"),
+    *(_claim(order, "speed-up",
+             "KOALA (2408.08146), abstract, heads of Medusa and EAGLE")
+      for order in (("koala", "medusa_1"), ("koala_eagle", "eagle_2"))),
     *(_claim(("gumiho", "eagle_2"), quantity,
              "Gumiho (2503.10135), mean over six tasks, six targets")
       for quantity in _BOTH),

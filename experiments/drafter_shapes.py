@@ -51,6 +51,7 @@ BY_SYSTEM: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType({
     "glide_cape": MappingProxyType({"tree": {"widths": (3, 2, 1)}}),
     "eagle_2": _GROWN,
     "eagle_1": _STATIC,
+    "koala_eagle": _GROWN,
     "ada_eagle": _CHAIN,
     "fr_spec": _GROWN,
     "vocab_trim": _GROWN,

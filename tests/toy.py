@@ -98,7 +98,8 @@ HEADS = {"specdec_pp": {"num_blocks": 1}, "mcsd_improved": {"widths": (8,)},
          "recurrent_drafter": {"num_layers": 1}, "bpd": {"hidden": 8},
          "bpd_rescored": {}, "superposed": {}, "clover_2": {"num_heads": 5},
          "token_embedding_speculator": {"inner": 8, "scales_input": True},
-         "eagle_2": {}, "fr_spec": {}, "vocab_trim": {},
+         "eagle_2": {}, "koala_eagle": {"layers": {"num_layers": 2}},
+         "fr_spec": {}, "vocab_trim": {},
          "ada_eagle": {"num_blocks": 1},
          "kangaroo": {"exit_layer": 1, "has_feed_forward": False},
          "eesd": {"exit_layer": 1}, "chimera": {},
@@ -123,8 +124,8 @@ TOKEN_HEADS = {"medusa_1": (token_heads.MedusaHeads, 0),
                "bpd": (token_heads.BlockwiseHeads, 0),
                "clover_2": (clover_heads.CloverHeads, 2)}
 # Which are nets that guess features.
-FEATURE_NETS = ("eagle_2", "eagle_3", "poss", "jakiro", "gumiho", "fspad",
-                "falcon", "scylla")
+FEATURE_NETS = ("eagle_2", "koala_eagle", "eagle_3", "poss", "jakiro", "gumiho",
+                "fspad", "falcon", "scylla")
 # What the drafts know of the toy vocabulary, where that is not all.
 TOKEN_IDS = {"eagle_3": (0, 1, 2, 4, 5, 7, 10, 11),
              "fr_spec": (0, 1, 3, 4, 5, 8, 10), "vocab_trim": (1, 2, 6, 9, 10)}

@@ -13,6 +13,7 @@ from spec_jax.models import feature_model
 from spec_jax.models import grouped_model
 from spec_jax.systems import registration
 from spec_jax.systems.features import coral as coral_system
+from spec_jax.training import adversarial
 from spec_jax.training import blocks
 from spec_jax.training import data
 from spec_jax.training import draft_lengths
@@ -108,6 +109,8 @@ def _fit_features(name, options, run, hyper, fixed, begin=None, models=None):
   params = _fit(
       options, run, features.recipe(options, model, frozen, begin), frozen,
       functools.partial(features.evaluator, options, judged_model, frozen))
+  params = {name: part for name, part in params.items()
+            if name != adversarial.DISCRIMINATOR}
   return hyper, {**params, **fixed}
 
 
@@ -122,6 +125,10 @@ def _fit(options, run, recipe, frozen, evaluator_fn):
 TRAINERS = MappingProxyType({
     "eagle_2": functools.partial(
         feature_net, "eagle_2", features.FeatureRecipe()),
+    # KOALA's net is deeper than its host's, by one layer here.
+    "koala_eagle": functools.partial(
+        feature_net, "koala_eagle", features.FeatureRecipe(
+            {"layers": {"num_layers": 2}}, adversarial_weight=0.1)),
     "eagle_3": functools.partial(eagle_3, features.FeatureRecipe(
         num_steps=1500, batch=4, learning_rate=4e-3, steps=3,
         feature_weight=0.0, law_weight=1.0, noise=0.0)),

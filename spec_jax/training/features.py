@@ -18,6 +18,7 @@ import optax
 from spec_jax.core import types
 from spec_jax.models import contract
 from spec_jax.models import feature_model
+from spec_jax.training import adversarial
 from spec_jax.training import alignment
 from spec_jax.training import columns
 from spec_jax.training import loop
@@ -27,6 +28,7 @@ from spec_jax.training import part_recipe
 from spec_jax.training import recorded
 
 _WANTED = "final"  # The feature that is guessed.
+_DISCRIMINATOR = adversarial.Discriminator()
 _NOISE_LENGTH = 512  # Of windows whose noise is as strong as the recipe says.
 
 
@@ -45,6 +47,8 @@ class FeatureRecipe(part_recipe.PartRecipe):
       `losses.rejection`.
     ahead_weights: of what the net says of tokens further ahead, one for each
       of these; both terms above are taken times it.
+    adversarial_weight: of being told from the target by a discriminator, see
+      `training.adversarial`; 0 trains none.
     align_weight: of the agreement of steps, see `training.alignment`.
     temperature: of that.
     router_weight: of the cross-entropy of a grouped model's router from the
@@ -63,6 +67,7 @@ class FeatureRecipe(part_recipe.PartRecipe):
   law_weight: float = 0.1
   rejection_weight: float = 0.0
   ahead_weights: tuple[float, ...] = ()
+  adversarial_weight: float = 0.0
   align_weight: float = 0.0
   temperature: float = 0.1
   router_weight: float = 0.0
@@ -82,13 +87,22 @@ def recipe(options: FeatureRecipe, model: feature_model.FeatureModel,
     begin: parameters to begin with; None for fresh ones.
   """
   model = in_dtype(model, options.dtype)
-  init = lambda key: start(model, frozen, key) if begin is None else begin
+  rule = optimizers.of_part(options, options.optimizer)
+  if options.adversarial_weight:  # Neither player's gradient clips the other's.
+    rule = optax.multi_transform({True: rule, False: rule}, adversarial.labels)
+
+  def init(key):
+    params = start(model, frozen, key) if begin is None else begin
+    if not options.adversarial_weight:
+      return params
+    size = model.net.head_size or model.vocab_size
+    return {**params, adversarial.DISCRIMINATOR: adversarial.init(
+        _DISCRIMINATOR, size, jax.random.fold_in(key, 2))}
 
   def loss(params, frozen, tokens, key):
     return objective(options, model, params, frozen, tokens, key)
 
-  return loop.Recipe(
-      init, loss, optimizers.of_part(options, options.optimizer), reads(model))
+  return loop.Recipe(init, loss, rule, reads(model))
 
 
 def reads(model: feature_model.FeatureModel) -> recorded.Reads:
@@ -179,7 +193,10 @@ def objective(options: FeatureRecipe, model: feature_model.FeatureModel,
           options.feature_weight * parts["feature"]
           + options.law_weight * parts["law"]
           + options.rejection_weight * parts.get("rejection", 0.0)
-          + options.router_weight * parts.get("router", 0.0))
+          + options.router_weight * parts.get("router", 0.0)
+          + options.adversarial_weight * parts.get("fooled", 0.0))
+      # The discriminator's own loss moves nothing else.
+      total += parts.get("judged", 0.0)
       name = f"{step + 1}" + f"_ahead_{ahead}" * bool(ahead)
       metrics |= {f"{key}_{name}": value for key, value in parts.items()}
   if options.align_weight:
@@ -227,6 +244,12 @@ def step_losses(options, model, params, out, p_logits, features, is_real):
     distance = optax.huber_loss(
         wide(out.taps[feature_model.HIDDEN]), wide(features))
     parts["feature"] = mean(distance.mean(-1), is_real)
+  if options.adversarial_weight:
+    both = adversarial.losses(
+        _DISCRIMINATOR, params[model.part][adversarial.DISCRIMINATOR], p_logits,
+        out.logits)
+    parts |= {name: mean(value, in_reach) for name, value in zip(
+        ("fooled", "judged"), both)}
   if options.router_weight:
     hidden = jax.lax.stop_gradient(out.taps[feature_model.HIDDEN])
     parts["router"] = mean(optax.safe_softmax_cross_entropy(

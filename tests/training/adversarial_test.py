@@ -12,8 +12,10 @@ import pytest
 from spec_jax.models import contract
 from spec_jax.models import token_heads as networks
 from spec_jax.training import adversarial
+from spec_jax.training import features
 from spec_jax.training import token_heads
 from tests import toy
+from tests.training import features_test
 from tests.training import token_heads_test
 
 HOST = dataclasses.replace(
@@ -130,3 +132,32 @@ def test_heads_learn_while_they_are_judged():
       lambda a: 1e6 * a, huge[adversarial.DISCRIMINATOR])
   beside, _ = recipe.optimizer.update(huge, state, params)
   jax.tree.map(np.testing.assert_array_equal, moves["heads"], beside["heads"])
+
+
+def test_a_feature_net_is_its_host_and_learns_while_it_is_judged():
+  """EAGLE as the host: without weight nothing changes, with some both move."""
+  options = dataclasses.replace(features_test.OPTIONS, noise=0.0)
+  model, frozen = features_test.model_of({}), features_test.frozen()
+  tokens = jnp.asarray(features_test.texts(4).astype(np.int32))
+  found = {}
+  for weight in (0.0, 1e-9, 0.5):
+    recipe = features.recipe(
+        dataclasses.replace(options, adversarial_weight=weight), model)
+    params = recipe.init(jax.random.key(0))
+    assert (adversarial.DISCRIMINATOR in params) == bool(weight)
+    gradient, metrics = jax.jit(jax.grad(recipe.loss, has_aux=True))(
+        params, frozen, tokens, jax.random.key(1))
+    moves, _ = recipe.optimizer.update(
+        gradient, recipe.optimizer.init(params), params)
+    judge = gradient.pop(adversarial.DISCRIMINATOR, None)
+    found[weight] = gradient, judge, moves, metrics
+  compare = functools.partial(np.testing.assert_allclose, atol=1e-6)
+  jax.tree.map(compare, found[0.0][0], found[1e-9][0])
+  jax.tree.map(compare, found[1e-9][1], found[0.5][1])
+  host, _, _, _ = found[0.0]
+  net, judge, moves, metrics = found[0.5]
+  assert any(np.abs(a - b).max() > 1e-4 for a, b in zip(
+      jax.tree.leaves(host), jax.tree.leaves(net)))
+  assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(judge))
+  assert {"fooled_1", "judged_1"} <= set(metrics)
+  assert set(moves) == {*net, adversarial.DISCRIMINATOR}

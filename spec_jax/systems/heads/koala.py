@@ -2,14 +2,14 @@
 
 Zhang et al. 2024, Sec. 3: several layers in place of a head's one, and beside
 the supervised loss an adversarial one that makes a head's laws look like the
-target's. The host is Medusa: residual blocks are added to each head and start
-at zero, so that training begins where the host's does; the tree and the
-verification are those of `medusa_1`. Train the heads with `python -m
-experiments.train --system=koala`. Departures: those of `medusa_1`; the number
-of blocks (three, one more than the recipe of the host has), the discriminator
-(one hidden layer, on probabilities), its weight of 0.1 and updates of both
-players on the same batch are our choice, where the published ones are not known
-to us; EAGLE as a host is not built.
+target's. The host is Medusa (`koala_eagle` has the other): residual blocks are
+added to each head and start at zero, so that training begins where the host's
+does; the tree and the verification are those of `medusa_1`. Train the heads
+with `python -m experiments.train --system=koala`. Departures: those of
+`medusa_1`; the number of blocks (three, one more than the recipe of the host
+has), the discriminator (one hidden layer, on probabilities), its weight of 0.1
+and updates of both players on the same batch are our choice, where the
+published ones are not known to us.
 """
 
 from spec_jax.core import registry
