@@ -60,8 +60,7 @@ def read(path: str | os.PathLike, files: tensor_files.TensorFiles,
         f"{path}: no tensor {_OFFSETS}, expected one: the head has {num_rows}"
         f" rows, the vocabulary {vocab_size} tokens.")
   ids = np.arange(num_rows) + offsets
-  is_map = (np.diff(ids) > 0).all() and 0 <= ids[0] and ids[-1] < vocab_size
-  if not is_map:
+  if not is_map(ids, vocab_size):
     raise ValueError(
         f"{path}: row + {_OFFSETS} gives {ids[:4].tolist()} ... {ids[-1]},"
         f" expected rising token ids below {vocab_size}: {_OFFSETS} holds"
@@ -75,6 +74,12 @@ def read(path: str | os.PathLike, files: tensor_files.TensorFiles,
         f"{path}: {_OFFSETS} rises at every row, as token ids do: expected"
         f" offsets, or the tensor {_MARKS}, which would tell the two apart.")
   return ids.astype(np.int32)
+
+
+def is_map(ids: np.ndarray, vocab_size: int) -> bool:
+  """Whether these `i32[Z]` are rising tokens of a vocabulary of that size."""
+  return bool(ids.size and (np.diff(ids) > 0).all()
+              and 0 <= ids[0] and ids[-1] < vocab_size)
 
 
 def _check_marks(path, files, ids, offsets):

@@ -45,9 +45,7 @@ def save_hf(folder: str | os.PathLike, model: contract.LinenModel, params: Any,
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   tensors = _tensors(c, jax.tree.map(np.asarray, jax.device_get(params)))
-  # transformers wants to know which library made the file.
-  safetensors.numpy.save_file(
-      tensors, folder / "model.safetensors", {"format": "pt"})
+  write_tensors(folder, tensors)
   end = None if tokenizer is None else tokenizer.end_of_text
   config = config_fields(c, end) | {
       "dtype": str(tensors["model.embed_tokens.weight"].dtype)}
@@ -58,6 +56,16 @@ def save_hf(folder: str | os.PathLike, model: contract.LinenModel, params: Any,
         "eos_token": tokenizer.tokenizer.id_to_token(end)}
     (folder / "tokenizer_config.json").write_text(json.dumps(
         {"tokenizer_class": "PreTrainedTokenizerFast"} | special) + "\n")
+
+
+def write_tensors(folder: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
+  """Writes model.safetensors, for `transformers` and who reads as it does."""
+  path = folder / "model.safetensors"
+  # transformers wants to know which library made the file.
+  safetensors.numpy.save_file(
+      {name: np.ascontiguousarray(value) for name, value in tensors.items()},
+      path, {"format": "pt"})
+  path.chmod(0o644)  # safetensors makes files that only their owner reads.
 
 
 def check_llama(config: config_lib.DecoderConfig) -> None:
@@ -116,7 +124,7 @@ def _tensors(config: config_lib.DecoderConfig, params: Any
     prefix = f"model.layers.{layer}."
     tensors |= {prefix + name: value for name, value in layer_tensors(
         config, params[f"layers_{layer}"]).items()}
-  return {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+  return tensors
 
 
 def layer_tensors(config, block):

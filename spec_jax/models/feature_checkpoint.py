@@ -2,7 +2,7 @@
 
 Three layouts are told apart by what the folder says: EAGLE-1 and 2 (one set of
 files), EAGLE-3 as its authors publish it, and EAGLE-3 in the layout of
-`speculators` (vllm-project), which is also what `feature_export` writes. As in
+`speculators` (vllm-project); `feature_export` writes the last two. As in
 `checkpoint`, every tensor is used once or the load fails with one error.
 """
 

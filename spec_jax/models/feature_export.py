@@ -1,85 +1,200 @@
-"""Writes an EAGLE-3 net in the layout of `speculators` (vllm-project).
+"""Writes an EAGLE-3 net in the layouts that servers read.
 
-The inverse of `feature_checkpoint`: config.json and model.safetensors.
+The inverse of `feature_checkpoint`: config.json and model.safetensors, either
+as EAGLE-3's authors publish it, which SGLang and vLLM read, or as
+`speculators` (vllm-project) does. The target goes beside it with `export`.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import json
 import os
 import pathlib
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import numpy as np
-import safetensors.numpy
 
 from spec_jax.models import draft_vocabulary
 from spec_jax.models import export
 from spec_jax.models import feature_checkpoint
 from spec_jax.models import feature_model
+from spec_jax.models import feature_net
+
+_NUM_TAPS = 3
 
 
-def save_speculators(folder: str | os.PathLike,
-                     model: feature_model.FeatureModel, params: Any,
-                     verifier: str = "", num_drafts: int = 3) -> None:
-  """Writes an EAGLE-3 net in the layout of `speculators`.
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """What a layout has words for.
+
+  Attributes:
+    layer: prefix of the layer's tensors.
+    fusions: of a net, see `fusions.FUSIONS`.
+  """
+
+  layer: str
+  fusions: tuple[str, ...]
+
+
+SPECULATORS, EAGLE = "speculators", "eagle"
+# EAGLE's own code and SGLang do not look for `norm_before_residual`, and would
+# draft badly without a word.
+LAYOUTS: Mapping[str, Layout] = MappingProxyType({
+    SPECULATORS: Layout("layers.0.", ("attend", "attend_normed")),
+    EAGLE: Layout("midlayer.", ("attend",))})
+
+
+def save(folder: str | os.PathLike, model: feature_model.FeatureModel,
+         params: Any, layout: str = SPECULATORS, verifier: str = "",
+         num_drafts: int = 3) -> None:
+  """Writes an EAGLE-3 net, in the dtype of its parameters.
+
+  EAGLE's own code knows no taps but `feature_model.three_depths` of 7 layers or
+  more; servers take any that config.json names.
 
   Args:
     folder: made if it does not exist.
-    model: the net; a Llama layer with a head of its own.
+    model: the net; one Llama layer, with a head of its own.
     params: of the drafter, by part.
-    verifier: name or path of the target, for those who read the folder.
+    layout: by `LAYOUTS`.
+    verifier: name or path of the target, for those who read the folder;
+      "speculators" alone says it, and the next.
     num_drafts: tokens that a server should draft.
 
   Raises:
-    ValueError: for a net that the layout, or who serves it, has no word for.
+    ValueError: naming all of a net that the layout, or who serves it, has no
+      word for; nothing is written.
   """
-  net, own = model.net, params[model.part]
-  is_eagle_3 = net.fusion in ("attend", "attend_normed") and net.head_size
-  if not is_eagle_3 or len(net.taps) != 3:
-    raise ValueError(
-        f"fusion={net.fusion!r}, head_size={net.head_size}, taps={net.taps}:"
-        " expected an EAGLE-3 net, which attends to three taps and has a head.")
-  _check_taps(net.taps, model.target.config.num_layers)
-  export.check_llama(net.config)
+  check(model, params, layout)
+  own = jax.tree.map(np.asarray, jax.device_get(params[model.part]))
+  tensors = _tensors(model, own, _ids(model, params), LAYOUTS[layout].layer)
+  config = _eagle_config(model, tensors) if layout == EAGLE else (
+      _speculators_config(model, verifier, num_drafts))
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  own = jax.tree.map(np.asarray, jax.device_get(own))
-  ids = own.get(feature_model.TOKEN_IDS, np.arange(net.head_size))
-  block = export.layer_tensors(net.config, {
+  export.write_tensors(folder, tensors)
+  (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+def check(model: feature_model.FeatureModel, params: Any, layout: str) -> None:
+  """Raises ValueError, naming all of a net that a layout has no word for.
+
+  Args:
+    model: the net.
+    params: of the drafter, by part.
+    layout: by `LAYOUTS`.
+  """
+  if layout not in LAYOUTS:
+    raise ValueError(f"layout={layout!r}, expected one of {tuple(LAYOUTS)}.")
+  problems = _net_problems(model, layout)
+  if not problems:  # Others may have no such taps or rows at all.
+    problems = _tap_problems(model) + _row_problems(model, params)
+  if problems:
+    raise ValueError(
+        f"trained part {model.part!r} is no EAGLE-3 net that the layout"
+        f" {layout!r} has words for:"
+        + "".join(f"\n  {problem}" for problem in problems))
+  export.check_llama(model.net.config)
+
+
+def _net_problems(model, layout):
+  """One line for each part of the net that the layout does not have."""
+  net, width = model.net, model.target.config.d_model
+  fusions, lines = LAYOUTS[layout].fusions, []
+  if type(net) is not feature_net.FeatureNet:
+    lines.append(f"a {type(net).__name__}, expected a FeatureNet")
+  if net.fusion not in fusions:
+    lines.append(
+        f"fusion={net.fusion!r}, expected {' or '.join(map(repr, fusions))}")
+  if not net.head_size:
+    lines.append("head_size=0, expected an output head of its own")
+  if len(net.taps) != _NUM_TAPS:
+    lines.append(f"taps={net.taps}, expected {_NUM_TAPS}")
+  if net.config.num_layers != 1:
+    lines.append(f"num_layers={net.config.num_layers}, expected 1")
+  if net.config.d_model != width:
+    lines.append(f"d_model={net.config.d_model}, expected {width}, the"
+                 " target's, whose embedding it reads")
+  return lines
+
+
+def _tap_problems(model):
+  """What servers cannot hand on.
+
+  They ask before each layer whether that one is among the taps. So features
+  come in the order of the layers, and not all their versions get to what leaves
+  the last one, or have a residual before the first.
+  """
+  taps, num_layers = model.taps, model.target.config.num_layers
+  if feature_checkpoint.is_rising(taps, 1, num_layers - 1):
+    return []
+  start = f"taps={taps} of a target of {num_layers} layers, "
+  if num_layers <= _NUM_TAPS:
+    return [start + f"expected a target of at least {_NUM_TAPS + 1} layers:"
+            " servers take what enters a layer other than the first"]
+  return [start + "expected three rising whole numbers from 1 to"
+          f" {num_layers - 1}: servers take what enters a layer, and what"
+          f" leaves the last one (tap {num_layers}) enters none. A net has to"
+          " be trained on other taps to be served"]
+
+
+def _row_problems(model, params):
+  """Tokens of the head's rows that the layouts cannot list."""
+  ids, size = _ids(model, params), model.net.head_size
+  if ids.shape == (size,) and draft_vocabulary.is_map(ids, model.vocab_size):
+    return []
+  return [f"{feature_model.TOKEN_IDS} {ids[:4].tolist()} ..., {len(ids)} of"
+          f" them, expected {size} rising ids below {model.vocab_size}, one for"
+          " each row of the head"]
+
+
+def _ids(model, params):
+  """The tokens of the head's rows, `i32[Z]`."""
+  ids = model.token_ids(params)
+  return np.arange(model.vocab_size) if ids is None else np.asarray(ids)
+
+
+def _tensors(model, own, ids, layer):
+  """By published names; matrices are `[out, in]` there."""
+  block = export.layer_tensors(model.net.config, {
       **own["layers_0"], "attn_norm": own["fuse"]["embed_norm"]})
-  tensors = {f"layers.0.{name}": value for name, value in block.items()} | {
-      "layers.0.hidden_norm.weight": own["fuse"]["feature_norm"]["scale"],
-      "fc.weight": own["entry"]["entry"]["kernel"].T / np.float32(
-          net.tap_scale),
+  entry = own["entry"]["entry"]["kernel"]
+  return {layer + name: value for name, value in block.items()} | {
+      layer + "hidden_norm.weight": own["fuse"]["feature_norm"]["scale"],
+      "fc.weight": (entry / np.float32(model.net.tap_scale)).T.astype(
+          entry.dtype),
       "norm.weight": own["head_norm"]["scale"], "lm_head.weight": own["head"],
       **draft_vocabulary.tensors(ids, model.vocab_size)}
-  safetensors.numpy.save_file(
-      {name: np.ascontiguousarray(value) for name, value in tensors.items()},
-      folder / "model.safetensors", {"format": "pt"})
-  (folder / "config.json").write_text(json.dumps(
-      _config(model, verifier, num_drafts), indent=1) + "\n")
 
 
-def _check_taps(taps, num_layers):
-  """Refuses what vLLM cannot hand on.
+def _layer_fields(model):
+  """What config.json says of the net's layer.
 
-  It asks before each layer whether that one is among the taps. So features come
-  in the order of the layers, and not all its versions get to what leaves the
-  last one, or have a residual before the first.
+  SGLang would put the target's embedding in place of a head that is tied.
   """
-  if not feature_checkpoint.is_rising(taps, 1, num_layers - 1):
-    raise ValueError(
-        f"taps={taps} of a target of {num_layers} layers, expected three rising"
-        f" whole numbers from 1 to {num_layers - 1}: servers take what enters a"
-        f" layer, and what leaves the last one (tap {num_layers}) enters none."
-        " A net has to be trained on other taps to be served.")
+  return export.config_fields(dataclasses.replace(
+      model.net.config, vocab_size=model.vocab_size, tie_embeddings=False),
+                              None)
 
 
-def _config(model, verifier, num_drafts):
+def _eagle_config(model, tensors):
+  taps = list(model.taps)
+  return _layer_fields(model) | {
+      "architectures": ["LlamaForCausalLMEagle3"],
+      "draft_vocab_size": model.net.head_size,
+      "dtype": str(tensors["lm_head.weight"].dtype),
+      # vLLM looks for the layers that it enters, SGLang for those it leaves.
+      feature_checkpoint.AUX_LAYERS: taps,
+      "eagle_config": {
+          "use_aux_hidden_state": True,
+          feature_checkpoint.AUX_LAYERS: [tap - 1 for tap in taps]},
+  }
+
+
+def _speculators_config(model, verifier, num_drafts):
   net = model.net
-  layer = export.config_fields(
-      dataclasses.replace(net.config, vocab_size=model.vocab_size), None)
   return {
       "architectures": ["Eagle3Speculator"],
       "speculators_model_type": "eagle3",
@@ -88,7 +203,7 @@ def _config(model, verifier, num_drafts):
           "proposal_methods": [{"proposal_type": "greedy",
                                 "speculative_tokens": num_drafts}],
           "verifier": {"name_or_path": verifier, "architectures": []}},
-      "transformer_layer_config": layer,
+      "transformer_layer_config": _layer_fields(model),
       "draft_vocab_size": net.head_size,
       "norm_before_residual": net.fusion == "attend_normed",
       "target_hidden_size": None,

@@ -157,13 +157,18 @@ def layer_config(target: config_lib.DecoderConfig, num_layers: int = 1
 def three_depths(num_layers: int) -> tuple[int, int, int]:
   """EAGLE-3's taps: what enters the layers 2, M / 2 and M - 3 of M.
 
-  From the repository of arXiv 2503.01840; layers count from 0. Where M is too
-  small for that to be three depths, what leaves the thirds of the layers.
+  From the repository of arXiv 2503.01840; layers count from 0. Where M is below
+  7, so that these are not three depths, what leaves the quarters of the layers:
+  from M = 4 on three that published layouts have words for, since each enters
+  a layer (1 to M - 1). Below that what leaves the thirds, the last layer's
+  output among them.
   """
   taps = 2, num_layers // 2, num_layers - 3
   if taps[0] < taps[1] < taps[2]:
     return taps
-  return -(-num_layers // 3), -(-2 * num_layers // 3), num_layers
+  pieces = 4 if num_layers >= 4 else 3
+  first, second, third = (-(-i * num_layers // pieces) for i in (1, 2, 3))
+  return first, second, third
 
 
 def from_hyper(target: contract.LinenModel, part: str, hyper: dict[str, Any],

@@ -109,7 +109,11 @@ def packed(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def unpacked(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The inverse of `packed`, in float32 and int32."""
+  """The inverse of `packed`, in float32 and int32.
+
+  Integers with a scale may be of any width: 16 bits hold a sum of rows of 8
+  bits as it is.
+  """
   found = {}
   for key, array in flat.items():
     if key.endswith(_SCALE):

@@ -28,6 +28,14 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny_deep(tmp_path_factory):
+  """The same without further parts, and with six layers."""
+  folder = tmp_path_factory.mktemp("bundle_deep")
+  write_pair(folder, _TEXTS, 280, num_layers=6)
+  return str(folder)
+
+
+@pytest.fixture(scope="session")
 def tiny_384(tmp_path_factory):
   """The same without further parts, and with a vocabulary of 3 x 128 tokens.
 
@@ -39,11 +47,11 @@ def tiny_384(tmp_path_factory):
   return str(folder)
 
 
-def write_pair(folder, texts, vocab_size) -> int:
+def write_pair(folder, texts, vocab_size, num_layers=2) -> int:
   """Writes the models and a tokenizer of `texts`; returns its size."""
   tokenizer = data.train_tokenizer(texts, vocab_size)
   tokenizer.save(str(folder / "source.json"))
-  config = toy.config(vocab_size=tokenizer.get_vocab_size())
+  config = toy.config(num_layers, vocab_size=tokenizer.get_vocab_size())
   params = toy.sharpen(contract.decoder_model(config).init(jax.random.key(1)))
   leaves, structure = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(2), len(leaves))

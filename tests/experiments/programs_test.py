@@ -16,7 +16,7 @@ _PROGRAMS = sorted(path.stem for path in _FOLDER.glob("*.py")
 
 
 def test_programs_are_found():
-  assert {"demo", "train", "store_costs"} <= set(_PROGRAMS)
+  assert {"demo", "export", "train", "store_costs"} <= set(_PROGRAMS)
 
 
 @pytest.mark.parametrize("name", _PROGRAMS)

@@ -37,6 +37,15 @@ def test_vectors_small_matrices_and_integers_stay_exact():
   assert found["out/kernel"].dtype == np.float32
 
 
+def test_levels_may_have_16_bits():
+  """As sums of rows have that were packed before."""
+  packed = part_file.packed(_flat())
+  levels = packed["out/kernel"].astype(np.int16)
+  twice = part_file.unpacked({**packed, "out/kernel": 2 * levels})
+  np.testing.assert_array_equal(
+      twice["out/kernel"], 2 * part_file.unpacked(packed)["out/kernel"])
+
+
 def test_file_is_half_the_size(tmp_path):
   tree = {"kernel": np.ones((256, 256), np.float32)}
   sizes = [part_file.write(tmp_path, f"bits_{bits}", {}, tree, "a", bits)

@@ -11,7 +11,7 @@ here verified as a block; `draw="coupled"`, with the noise of the target's own
 draw, as in `gumbel_coupled`. Train with `python -m experiments.train
 --system=eagle_3`. Departures: the head starts as the target's, rows and norm;
 the last prompt token is the first root, so a prompt of one token drafts nothing
-in its first round; targets of fewer than 7 layers lend the thirds of theirs.
+in its first round; targets of fewer than 7 layers lend the quarters of theirs.
 Our recipe trains on three steps of own guesses (the release: seven), on text of
 which half is the target's own (there: all answers are); clipping, start of the
 rest and rates of the training depart as in `eagle_1`.

@@ -106,8 +106,14 @@ def test_a_round_has_no_forward_more_than_levels(name, hyper, depth):
 def test_taps_of_three_depths():
   assert feature_model.three_depths(32) == (2, 16, 29)
   assert feature_model.three_depths(9) == (2, 4, 6)
-  assert feature_model.three_depths(6) == (2, 4, 6)
+  assert feature_model.three_depths(7) == (2, 3, 4)
+  assert feature_model.three_depths(6) == (2, 3, 5)
+  assert feature_model.three_depths(4) == (1, 2, 3)
+  assert feature_model.three_depths(3) == (1, 2, 3)
   assert feature_model.three_depths(2) == (1, 2, 2)
+  for num_layers in range(4, 100):  # Published layouts can name them.
+    first, second, third = feature_model.three_depths(num_layers)
+    assert 1 <= first < second < third < num_layers
   system, _ = systems.build("eagle_3", toy.bundle())
   assert system.drafter.needs.taps == (0, 1, 2)
 
