@@ -24,6 +24,8 @@ from experiments import common
 from experiments import expected
 from experiments import part_training
 from experiments import parts
+from spec_jax import systems
+from spec_jax.core import registry
 from spec_jax.evaluation import curves
 from spec_jax.evaluation import report
 from spec_jax.models import bundle as bundle_lib
@@ -80,8 +82,10 @@ def define(values: flags.FlagValues) -> None:
   """The flags of this program."""
   flags.DEFINE_enum("bundle", "tiny-python", sorted(recipes.BUNDLES),
                     "Which recipe to run.", flag_values=values)
-  flags.DEFINE_enum("system", None, sorted(parts.TRAINERS), "Train the part of"
-                    " this system only, for --models.", flag_values=values)
+  flags.DEFINE_string("system", None, "Train the part of this system only, for"
+                      f" --models. Known: {', '.join(sorted(parts.TRAINERS))}.",
+                      flag_values=values)
+  flags.register_validator("system", _has_part, flag_values=values)
   flags.DEFINE_string("models", "tiny-python", "With --system: a bundle, by"
                       " name or folder.", flag_values=values)
   flags.DEFINE_bool("install", False, "With --system: put the trained part into"
@@ -115,6 +119,26 @@ def define(values: flags.FlagValues) -> None:
                        lower_bound=1, flag_values=values)
   flags.DEFINE_integer("seed", 0, "Of weights and data order.",
                        flag_values=values)
+
+
+def _has_part(name):
+  """Raises where a system trains nothing, naming who does if it borrows."""
+  if name is None or name in parts.TRAINERS:
+    return True
+  try:
+    used = systems.info(name).drafter or ()
+  except registry.UnknownName:
+    raise flags.ValidationError(registry.unknown(
+        "system with a part to train", name, parts.TRAINERS)) from None
+  lenders = [part for part in ((used,) if isinstance(used, str) else used)
+             if part in parts.TRAINERS]
+  if lenders:
+    raise flags.ValidationError(
+        f"{name} decodes with the part of {' and '.join(lenders)}, expected"
+        f" --system={lenders[0]}, which trains it.")
+  raise flags.ValidationError(
+      f"{name} has no part to train, expected one of"
+      f" {', '.join(sorted(parts.TRAINERS))}; --bundle trains models.")
 
 
 def run(values: flags.FlagValues) -> int:

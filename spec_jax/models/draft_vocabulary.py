@@ -1,7 +1,7 @@
-"""Which tokens the rows of a trimmed output head stand for, in EAGLE-3's files.
+"""Which tokens the rows of a trimmed output head stand for, in drafts' files.
 
-Row i is token `i + d2t[i]`: the file holds offsets, not token ids. `t2d` marks
-the tokens that have a row.
+EAGLE-3's hold offsets, not token ids: row i is token `i + d2t[i]`, and `t2d`
+marks the tokens that have a row. vLLM's EAGLE-1 lists token ids, `token_map`.
 """
 
 import os
@@ -12,6 +12,9 @@ from spec_jax.models import tensor_files
 
 _OFFSETS, _MARKS = "d2t", "t2d"
 NAMES = (_OFFSETS, _MARKS)
+LIST = "token_map"
+_INTEGERS = "integers", lambda dtype: dtype[0] in "IU"
+_BOOLEANS = "booleans", lambda dtype: dtype == "BOOL"
 
 
 def problems(files: tensor_files.TensorFiles, num_rows: int, vocab_size: int
@@ -23,18 +26,50 @@ def problems(files: tensor_files.TensorFiles, num_rows: int, vocab_size: int
     num_rows: of its output head.
     vocab_size: of its target.
   """
-  lines = []
-  for name, size, kind, is_kind in (
-      (_OFFSETS, num_rows, "integers", lambda dtype: dtype[0] in "IU"),
-      (_MARKS, vocab_size, "booleans", lambda dtype: dtype == "BOOL")):
-    if name not in files.shapes:
-      continue
-    if files.shapes[name] != (size,):
-      lines.append(
-          f"{name}: expected shape {(size,)}, found {files.shapes[name]}")
-    if not is_kind(files.dtypes[name]):
-      lines.append(f"{name}: expected {kind}, found {files.dtypes[name]}")
+  expected = {_OFFSETS: (num_rows, _INTEGERS), _MARKS: (vocab_size, _BOOLEANS)}
+  return [line for name, (size, kind) in expected.items()
+          if name in files.shapes for line in _faults(files, name, size, kind)]
+
+
+def list_problems(files: tensor_files.TensorFiles, num_rows: int) -> list[str]:
+  """As `problems`, of the list of token ids, which has to be there."""
+  return _faults(files, LIST, num_rows, _INTEGERS)
+
+
+def _faults(files, name, size, kind):
+  """What is wrong with a tensor of one axis."""
+  if name not in files.shapes:
+    return [f"{name}: expected shape {(size,)}, found nothing"]
+  lines, (called, is_kind) = [], kind
+  if files.shapes[name] != (size,):
+    lines.append(
+        f"{name}: expected shape {(size,)}, found {files.shapes[name]}")
+  if not is_kind(files.dtypes[name]):
+    lines.append(f"{name}: expected {called}, found {files.dtypes[name]}")
   return lines
+
+
+def read_list(path: str | os.PathLike, files: tensor_files.TensorFiles,
+              vocab_size: int) -> np.ndarray:
+  """The tokens that are listed, `i32[Z]`, in the order of the file.
+
+  Args:
+    path: for errors.
+    files: of the draft, without `list_problems`.
+    vocab_size: of its target.
+
+  Raises:
+    ValueError: a token is listed twice, or there is no such token.
+  """
+  ids = files.read(LIST).astype(np.int64)
+  is_list = len(np.unique(ids)) == len(ids) and (
+      0 <= ids.min() and ids.max() < vocab_size)
+  if not is_list:
+    raise ValueError(
+        f"{path}: {LIST} lists {len(np.unique(ids))} tokens from {ids.min()} to"
+        f" {ids.max()} in {len(ids)} rows, expected one of its own for each,"
+        f" from 0 to {vocab_size - 1}.")
+  return ids.astype(np.int32)
 
 
 def read(path: str | os.PathLike, files: tensor_files.TensorFiles,

@@ -114,6 +114,9 @@ def _net_problems(model, layout):
     lines.append(f"taps={net.taps}, expected {_NUM_TAPS}")
   if net.config.num_layers != 1:
     lines.append(f"num_layers={net.config.num_layers}, expected 1")
+  if model.embeds != feature_model.SCALED:
+    lines.append(f"embeds={model.embeds!r}, expected"
+                 f" {feature_model.SCALED!r}: servers read the target's table")
   if net.config.d_model != width:
     lines.append(f"d_model={net.config.d_model}, expected {width}, the"
                  " target's, whose embedding it reads")

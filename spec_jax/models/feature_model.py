@@ -14,16 +14,21 @@ from spec_jax.models import block_net
 from spec_jax.models import config as config_lib
 from spec_jax.models import contract
 from spec_jax.models import feature_net
+from spec_jax.models import normed_net
 from spec_jax.models import specialist_net
 from spec_jax.models import split_net
 
 HIDDEN = feature_net.HIDDEN
 TOKEN_IDS = "token_ids"
+EMBEDDING = "embedding"
 _TARGET = "target"
+# Whose embeddings a net reads, see `FeatureModel.embeds`.
+SCALED, ROWS, OWN = "scaled", "rows", "own"
 # Kinds of nets by a hyper-parameter that no other kind has.
 _KINDS: Mapping[str, type[feature_net.FeatureNet]] = MappingProxyType({
     "span": specialist_net.SpecialistNet,
     "is_split": split_net.SplitNet,
+    "tap_norm": normed_net.NormedNet,
     "block": block_net.BlockNet,
     "num_experts": ahead_nets.DecoupledNet,
     "num_heads": ahead_nets.HybridNet})
@@ -40,12 +45,16 @@ class FeatureModel:
     part: the name of the net's parameters.
     vocabulary: the name of the part whose `token_ids` `i32[Z]` say which tokens
       the rows of the output head stand for; None where they are all tokens.
+    embeds: what is read of a token: "scaled", as the target's first block gets
+      it; "rows", of the target's table, as published drafts do; "own", of the
+      table `embedding` `f[V, E]` among the net's own parameters.
   """
 
   net: feature_net.FeatureNet
   target: contract.LinenModel
   part: str
   vocabulary: str | None = None
+  embeds: str = SCALED
 
   @property
   def config(self) -> config_lib.DecoderConfig:
@@ -68,10 +77,20 @@ class FeatureModel:
     """Random parameters of the net alone; the key is consumed."""
     width = self.target.config.d_model
     one = jnp.zeros((1, 1, width), self.dtype)
+    read = one if self.embeds != OWN else jnp.zeros(
+        (1, 1, self.config.d_model), self.dtype)
     position = jnp.zeros((1, 1), jnp.int32)
     return self.net.init(
-        key, one, {tap: one for tap in self.taps}, position,
+        key, read, {tap: one for tap in self.taps}, position,
         jnp.ones((1, 1, 1), bool), method="everything")["params"]
+
+  def embed(self, params, tokens: jax.Array) -> jax.Array:
+    """What the net reads of tokens `i32[B, T]`, `f[B, T, E]`."""
+    if self.embeds == SCALED:
+      return self.target.embed(params[_TARGET], tokens)
+    table = (params[self.part][EMBEDDING] if self.embeds == OWN else
+             self.target.input_table(params[_TARGET]))
+    return table[tokens]
 
   def enter(self, params, features: Mapping[Any, jax.Array]) -> jax.Array:
     """Features of the target by tap -> what a pair holds, `f[B, T, E]`."""
@@ -99,10 +118,9 @@ class FeatureModel:
       `logits` `f32[B, T, Z]`, of the token after; `taps["hidden"]`, the
       guesses of the tokens' own features, beside what else the net says.
     """
-    embeds = self.target.embed(params[_TARGET], tokens)
     said, fresh = self.net.apply(
-        {"params": params[self.part]}, embeds, features, positions, mask,
-        cache, past, level)
+        {"params": params[self.part]}, self.embed(params, tokens), features,
+        positions, mask, cache, past, level)
     logits = self.speak(params, said) if with_logits else None
     return types.ModelOut(logits, fresh, said)
 
@@ -179,13 +197,21 @@ def from_hyper(target: contract.LinenModel, part: str, hyper: dict[str, Any],
     target: whose features it reads.
     part: its name.
     hyper: what the bundle keeps of it: `num_layers` and further fields of the
-      layers' configuration under "layers", the rest fields of the net.
-    vocabulary: see `FeatureModel`.
+      layers' configuration under "layers"; "embeds", see `FeatureModel`;
+      "is_trimmed", whether the part itself holds the `token_ids`; the rest
+      fields of the net.
+    vocabulary: see `FeatureModel`; the part's own one if None.
 
   Raises:
-    ValueError: for a hyper-parameter that neither has.
+    ValueError: for a hyper-parameter that none of them has.
   """
   hyper = dict(hyper)
+  embeds = hyper.pop("embeds", SCALED)
+  if embeds not in (SCALED, ROWS, OWN):
+    raise ValueError(f"trained part {part!r}: embeds={embeds!r}, expected one"
+                     f" of {(SCALED, ROWS, OWN)}.")
+  if hyper.pop("is_trimmed", False) and vocabulary is None:
+    vocabulary = part
   layers = dict(hyper.pop("layers", {}))
   if layers.get("rope_scaling"):
     layers["rope_scaling"] = config_lib.RopeScaling(**layers["rope_scaling"])
@@ -197,7 +223,7 @@ def from_hyper(target: contract.LinenModel, part: str, hyper: dict[str, Any],
         **hyper)
   except TypeError as error:
     raise ValueError(f"trained part {part!r}: {error}") from error
-  return FeatureModel(net, target, part, vocabulary)
+  return FeatureModel(net, target, part, vocabulary, embeds)
 
 
 def _kind(hyper):

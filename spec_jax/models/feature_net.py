@@ -175,7 +175,10 @@ class FeatureNet(nn.Module):
 
   def logits(self, x):
     """Features `f[..., E]` -> `f32[..., head_size]`."""
-    x = self.head_norm(x)
+    return self.project(self.head_norm(x))
+
+  def project(self, x):
+    """What the net's own head says of normalised features."""
     return jax.lax.dot_general(
         x, self.head.astype(self.dtype), (((x.ndim - 1,), (1,)), ((), ())),
         preferred_element_type=jnp.float32)

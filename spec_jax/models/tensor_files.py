@@ -4,6 +4,7 @@ Files are safetensors or what torch saved, told apart by their names.
 """
 
 from collections.abc import Sequence
+import copy
 import os
 import pathlib
 
@@ -40,6 +41,7 @@ class TensorFiles:
     """
     folder = pathlib.Path(path)
     self._folder, self.shapes, self.dtypes = folder, {}, {}
+    self._names = {}  # Tensor -> what the files call it, if that is different.
     self._found = {}  # Tensor -> the files that hold it, by name.
     self._index_name = index_of(single)
     index = self._read_index(folder, single)
@@ -60,12 +62,31 @@ class TensorFiles:
 
   def read(self, name: str) -> np.ndarray:
     """The contents of one tensor; raises ValueError if any is not finite."""
-    called, file = next(iter(self._found[name].items()))
-    array = file.read(name)
+    inside = self._names.get(name, name)
+    called, file = next(iter(self._found[inside].items()))
+    array = file.read(inside)
     if self.is_floating(name) and not np.isfinite(array).all():
-      raise ValueError(f"{self._folder / called}: {name} holds values that are"
-                       " not finite, a broken file.")
+      raise ValueError(f"{self._folder / called}: {inside} holds values that"
+                       " are not finite, a broken file.")
     return array
+
+  def without_prefix(self, prefix: str) -> "TensorFiles":
+    """The same, with `prefix` left out of names as often as it begins them.
+
+    Two tensors that come to be called the same are among the `problems`.
+    """
+    new = copy.copy(self)
+    new._names, new.shapes, new.dtypes = {}, {}, {}
+    new.problems = list(self.problems)
+    for name, shape in self.shapes.items():
+      short = name
+      while short.startswith(prefix):
+        short = short.removeprefix(prefix)
+      if short in new._names:
+        new.problems.append(f"twice {short}: {new._names[short]} and {name}")
+      new._names[short] = self._names.get(name, name)
+      new.shapes[short], new.dtypes[short] = shape, self.dtypes[name]
+    return new
 
   def _read_index(self, folder, single):
     """Tensor -> shard; empty when all tensors are in one file."""

@@ -21,7 +21,10 @@ from tests import torch_writer
 from tests import toy
 
 DATA = pathlib.Path(__file__).parents[1] / "data" / "eagle"
-KINDS = ("eagle_1", "eagle_3", "speculators")
+KINDS = (
+    "eagle_1", "eagle_1_qkv_bias", "eagle_1_deep", "eagle_1_own_table",
+    "eagle_3", "eagle_3_narrow", "eagle_3_wide", "eagle_3_fc_norm",
+    "speculators", "speculators_normed", "vllm")
 AUX = "eagle_aux_hidden_state_layer_ids"
 GEMMA_2 = {"attn_softcap": 1.0, "query_scale": 0.01, "post_norms": True}
 
@@ -30,8 +33,10 @@ GEMMA_2 = {"attn_softcap": 1.0, "query_scale": 0.01, "post_norms": True}
 def target_of(folder, **config):
   """A target that lends embedding and head; its layers do not matter."""
   expected = np.load(folder / "expected.npz")
+  config = {"embed_scale": 1.0, **config}
   model = contract.decoder_model(toy.config(
-      7, vocab_size=40, d_model=16, embed_scale=1.0, d_ff=8, **config))
+      7, vocab_size=40, d_model=expected["embedding"].shape[1], d_ff=8,
+      **config))
   return model, {"embedding": jnp.asarray(expected["embedding"]),
                  "head": jnp.asarray(expected["head"])}
 
@@ -59,15 +64,91 @@ def run(model, params, expected):
       jnp.tril(jnp.ones((1, size, size), bool)))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_numbers_are_those_of_the_published_network(kind):
-  model, params = load(DATA / kind)
-  expected = np.load(DATA / kind / "expected.npz")
+def check_numbers(folder, **config):
+  """That a folder gives what its `expected.npz` says; returns the net."""
+  model, params = load(folder, **config)
+  expected = np.load(folder / "expected.npz")
   out = run(model, params, expected)
   np.testing.assert_allclose(
       out.taps["hidden"][0], expected["hidden"], atol=2e-4, rtol=1e-4)
   np.testing.assert_allclose(
       out.logits[0], expected["logits"], atol=5e-4, rtol=1e-4)
+  return model, params
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_are_those_of_the_published_network(kind):
+  model, params = check_numbers(DATA / kind)
+  # All that the net asks for was in the files, and nothing else.
+  kept = {name: value for name, value in params["part"].items() if name not in (
+      feature_model.EMBEDDING, feature_model.TOKEN_IDS)}
+  jax.tree.map(
+      lambda new, loaded: np.testing.assert_equal(new.shape, loaded.shape),
+      jax.eval_shape(model.init, jax.random.key(0)), kept)
+
+
+@pytest.mark.parametrize("kind", ["eagle_1_own_table", "eagle_3_narrow"])
+def test_a_table_of_its_own_is_kept(kind):
+  model, params = load(DATA / kind)
+  assert model.embeds == "own" and params["part"]["embedding"].shape == (40, 16)
+
+
+@pytest.mark.parametrize("kind", ["eagle_1", "eagle_1_deep", "vllm"])
+def test_the_targets_table_is_not_kept_again(kind):
+  model, params = load(DATA / kind)
+  assert model.embeds == "scaled" and "embedding" not in params["part"]
+
+
+def test_a_rounded_table_is_the_targets(tmp_path):
+  table = safetensors.numpy.load_file(
+      DATA / "eagle_1" / "model.safetensors")["embed_tokens.weight"]
+  near, other = table.astype(np.float16), table.copy()
+  other[3, 5] *= 1.02
+  folder = broken(tmp_path / "near", "eagle_1", {"embed_tokens.weight": near})
+  assert load(folder)[0].embeds == "scaled"
+  folder = broken(tmp_path / "other", "eagle_1", {"embed_tokens.weight": other})
+  assert load(folder)[0].embeds == "own"
+
+
+@pytest.mark.parametrize("kind", ["eagle_1", "eagle_1_deep", "eagle_3"])
+def test_rows_are_not_scaled_beside_a_target_that_scales_its_own(kind):
+  model, _ = check_numbers(DATA / kind, embed_scale=7.0)
+  assert model.embeds == "rows"
+
+
+def test_biases_by_the_kind_of_layers_too(tmp_path):
+  folder = broken(tmp_path, "eagle_1_qkv_bias", model_type="qwen2",
+                  qkv_bias=None)
+  assert same(load(folder), load(DATA / "eagle_1_qkv_bias"))
+  without = broken(tmp_path, "eagle_1", model_type="qwen2", qkv_bias=False)
+  assert same(load(without), load(DATA / "eagle_1"))
+
+
+def test_what_vllm_calls_as_it_likes(tmp_path):
+  held = safetensors.numpy.load_file(DATA / "vllm" / "model.safetensors")
+  ids = held["token_map"]
+  # Names with one prefix more or less, and a head of the listed tokens alone.
+  tensors = dict.fromkeys(held) | {
+      name.removeprefix("model.") if "mlp" in name or "fc" in name else
+      f"model.{name}" if name != "token_map" else name: value
+      for name, value in held.items()}
+  tensors["model.lm_head.weight"] = held["lm_head.weight"][ids]
+  tensors["token_map"] = ids
+  folder = broken(tmp_path, "vllm", tensors)
+  assert same(load(folder), load(DATA / "vllm"))
+  np.testing.assert_array_equal(load(folder)[1]["part"]["token_ids"], ids)
+
+
+def test_a_vllm_draft_of_all_tokens_is_an_eagle_1(tmp_path):
+  held = safetensors.numpy.load_file(DATA / "eagle_1" / "model.safetensors")
+  wrapper = {"model_type": "eagle", "model": json.loads(
+      (DATA / "eagle_1" / "config.json").read_text()) | {"eagle_fc_bias": True}}
+  folder = broken(tmp_path, "eagle_1", {"lm_head.weight": np.load(
+      DATA / "eagle_1" / "expected.npz")["head"]})
+  (folder / "config.json").write_text(json.dumps(wrapper))
+  assert same(load(folder), load(DATA / "eagle_1"))
+  safetensors.numpy.save_file(held, folder / "model.safetensors")
+  assert same(load(folder), load(DATA / "eagle_1"))
 
 
 def test_taps_and_rows_of_the_head():
@@ -130,16 +211,19 @@ def test_a_draft_has_nothing_of_its_targets_attention(kind):
       rtol=1e-4)
 
 
-def test_a_loaded_draft_decodes():
-  target, params = target_of(DATA / "eagle_3")
+@pytest.mark.parametrize("kind, part", [
+    ("eagle_1_own_table", "eagle_2"), ("vllm", "eagle_2"),
+    ("eagle_3", "eagle_3"), ("eagle_3_narrow", "eagle_3"),
+    ("speculators_normed", "eagle_3")])
+def test_a_loaded_draft_decodes(kind, part):
+  target, params = target_of(DATA / kind)
   params = jax.jit(target.init)(jax.random.key(0)) | params
-  part = feature_checkpoint.load_eagle(DATA / "eagle_3", target, params)
   bundle = bundle_lib.Bundle(
       "tested", target, {}, {"target": params}, None).with_head(
-          "eagle_3", *part)
+          part, *feature_checkpoint.load_eagle(DATA / kind, target, params))
   texts = []
   for name, hyper in (("autoregressive", {}),
-                      ("eagle_3", dict(budget=5, depth=2, top_k=2))):
+                      (part, dict(budget=5, depth=2, top_k=2))):
     system, held = systems.build(name, bundle, **hyper)
     texts.append(api.generate(
         system, held, [[3, 5, 7], [1]], max_new_tokens=6).tokens)
@@ -166,8 +250,21 @@ def broken(tmp_path, kind, tensors=None, **config):
     ("eagle_1", {}, {"bias": False}, r"extra fc\.bias"),
     ("eagle_1", {"layers.0.input_layernorm.weight": np.ones(16, np.float32)},
      {}, r"extra layers\.0\.input_layernorm"),
-    ("eagle_1", {"embed_tokens.weight": np.ones((40, 16), np.float32)}, {},
-     "expected the target's, differs"),
+    ("eagle_1", {"embed_tokens.weight": np.ones((39, 16), np.float32)}, {},
+     r"embed_tokens\.weight: expected shape \(40, 16\), found \(39, 16\)"),
+    ("eagle_1", {}, {"qkv_bias": True}, r"q_proj\.bias: expected .* nothing"),
+    ("eagle_1", {}, {"qkv_bias": 1}, "qkv_bias=1, expected true or false"),
+    ("eagle_1", {}, {"model_type": "mixtral"},
+     r"eagle_1/config\.json: model_type='mixtral', expected .*'llama'.*eagle"),
+    ("eagle_1", {}, {"norm_output": True}, "norm_output=True .expected none"),
+    ("eagle_1", {}, {"target_hidden_size": 8}, "target_hidden_size=8"),
+    ("eagle_1_deep", {"layers.1.input_layernorm.weight": None}, {},
+     r"layers\.1\.input_layernorm\.weight: expected shape \(16,\), found noth"),
+    ("eagle_3_narrow", {"embed_tokens.weight": None}, {},
+     r"embed_tokens\.weight: expected shape \(40, 16\), found nothing"),
+    ("eagle_3_narrow", {}, {"target_hidden_size": None},
+     r"d_model=16 \(the target has 24\)"),
+    ("eagle_3", {}, {"num_hidden_layers": 2}, "num_hidden_layers=2"),
     ("eagle_1", {}, {"vocab_size": 41}, r"vocab_size=41 \(the target has 40"),
     ("eagle_3", {"d2t": None}, {}, "no tensor d2t"),
     ("eagle_3", {"d2t": np.zeros(12, np.float32)}, {}, "d2t: expected integ"),
@@ -178,7 +275,30 @@ def broken(tmp_path, kind, tensors=None, **config):
     ("eagle_3", {}, {"eagle_config": {AUX: [2, 4, 7]}},
      r"eagle_config\.eagle_aux.*\[2, 4, 7\], expected .* from -1 to 6"),
     ("eagle_3", {}, {"eagle_config": [1, 2, 3]}, "expected an object"),
-    ("eagle_3", {}, {"fc_norm": True}, "fc_norm=True"),
+    ("eagle_3", {}, {"fc_norm": True}, r"fc_norm\.0\.weight: expected shape"),
+    ("eagle_3", {}, {"eagle_config": {"norm_before_fc": True}},
+     r"input_norm\.weight: expected shape \(48,\), found nothing"),
+    ("eagle_3", {}, {"fc_norm": True, "norm_before_fc": True}, "one of them"),
+    ("eagle_3", {}, {"input_norm": True}, "input_norm=True .expected none"),
+    ("speculators", {}, {"transformer_layer_config": {"model_type": "gpt2"}},
+     r"transformer_layer_config\.model_type='gpt2', expected the layers of"),
+    ("speculators", {}, {"transformer_layer_config": [1]}, "expected an obj"),
+    ("vllm", {"token_map": None}, {}, "token_map: expected .* found nothing"),
+    ("vllm", {"token_map": np.zeros(12, np.float32)}, {}, "expected integers"),
+    ("vllm", {"token_map": np.arange(29, 41)}, {}, r"from 29 to 40 in 12 rows"),
+    ("vllm", {"token_map": np.zeros(12, int)}, {}, "lists 1 tokens from 0"),
+    ("vllm", {"lm_head.weight": np.ones((40, 16), np.float32)}, {},
+     r"lm_head\.weight: expected that of the target, found another"),
+    ("vllm", {"fc.bias": None}, {}, r"fc\.bias: expected shape"),
+    ("vllm", {"model.fc.bias": np.ones(16, np.float32)}, {},
+     r"twice fc\.bias: (model\.)?fc\.bias and (model\.)?fc\.bias"),
+    ("vllm", {}, {"eagle_fc_bias": False}, r"extra fc\.bias"),
+    ("vllm", {}, {"truncated_vocab_size": 41}, "=41, expected 1 to 40 or none"),
+    ("vllm", {}, {"truncated_vocab_size": None}, "extra token_map"),
+    ("vllm", {}, {"add_para_norm": True}, r"add_para_norm=True \(expected Fal"),
+    ("vllm", {}, {"skip_prenorm": False}, r"skip_prenorm=False \(expected Tr"),
+    ("vllm", {}, {"draft_vocab_size": 12}, "draft_vocab_size=12"),
+    ("vllm", {}, {"model": {"model_type": "phi"}}, r"model\.model_type='phi'"),
     ("eagle_3", {}, {"target_hidden_size": 8}, "target_hidden_size=8"),
     ("speculators", {}, {"speculators_model_type": "peagle"}, "'peagle'"),
     ("speculators", {"mask_hidden": np.ones((1, 1, 48), np.float32)}, {},
@@ -187,3 +307,15 @@ def broken(tmp_path, kind, tensors=None, **config):
 def test_every_fault_is_named(tmp_path, kind, tensors, config, message):
   with pytest.raises(ValueError, match=message):
     load(broken(tmp_path, kind, tensors, **config))
+
+
+@pytest.mark.parametrize("hyper, message", [
+    ({"embeds": "mine"}, "embeds='mine', expected one of"),
+    ({"tap_norm": "all", "head_size": 8, "taps": [0, 1, 2]},
+     "tap_norm='all', expected one of"),
+    ({"tap_norm": "each"}, r"head_size=0, taps=\('final',\): expected a head"),
+])
+def test_hyper_parameters_that_no_net_has(hyper, message):
+  target, _ = target_of(DATA / "eagle_1")
+  with pytest.raises(ValueError, match=message):
+    feature_model.from_hyper(target, "part", hyper).init(jax.random.key(0))

@@ -194,6 +194,8 @@ def with_rows(ids):
      "num_layers=2, expected 1"),
     ("speculators", lambda: with_net(layers={"d_model": 8}),
      "d_model=8, expected 16, the target's"),
+    ("eagle", lambda: with_net(embeds="own"),
+     "embeds='own', expected 'scaled': servers read the target's table"),
     ("speculators", specialists, "a SpecialistNet, expected a FeatureNet"),
     ("eagle", of_two_layers,
      r"taps=\(1, 2, 2\) of a target of 2 layers, .* at least 4 layers"),
