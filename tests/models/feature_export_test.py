@@ -194,7 +194,8 @@ def with_rows(ids):
      "num_layers=2, expected 1"),
     ("speculators", lambda: with_net(layers={"d_model": 8}),
      "d_model=8, expected 16, the target's"),
-    ("eagle", lambda: with_net(embeds="own"),
+    ("eagle", lambda: (dataclasses.replace(
+        with_net()[0], embeds="own"), with_net()[1]),
      "embeds='own', expected 'scaled': servers read the target's table"),
     ("speculators", specialists, "a SpecialistNet, expected a FeatureNet"),
     ("eagle", of_two_layers,
