@@ -26,16 +26,20 @@ from spec_jax.models import tensor_files
 from spec_jax.models import token_heads
 
 _FILES = ("medusa_lm_head", "hydra_lm_head", "model", "pytorch_model")
-# What config.json holds of each kind -> how its tensors are laid out. Of two
-# that fit, the first counts.
-_LAYOUTS: tuple[tuple[str, str | None, Callable[..., head_layout.Layout]],
-                ...] = (
-    ("model_type", "medusa", medusa_layout.vllm),
-    ("model_type", "mlp_speculator", recurrent_layout.speculator),
-    ("model_type", "recurrent_drafting_drafter", recurrent_layout.redrafter),
-    ("hydra_head_arch", None, recurrent_layout.hydra),
-    ("medusa_num_heads", None, medusa_layout.repository),
-)
+# What config.json holds of each kind, a value of None being any -> how its
+# tensors are laid out. Of two that fit, the first counts.
+_LAYOUTS: tuple[tuple[str, str, str | None, Callable[
+    ..., head_layout.Layout]], ...] = (
+        ("Medusa", "model_type", "medusa", medusa_layout.vllm),
+        ("MLP speculator", "model_type", "mlp_speculator",
+         recurrent_layout.speculator),
+        ("ReDrafter", "model_type", "recurrent_drafting_drafter",
+         recurrent_layout.redrafter),
+        ("Hydra", "hydra_head_arch", None, recurrent_layout.hydra),
+        ("Medusa", "medusa_num_heads", None, medusa_layout.repository))
+# For messages: every kind, and what tells it.
+KINDS = tuple(f"{kind} ({key}={value!r})" if value else f"{kind} (key {key})"
+              for kind, key, value, _ in _LAYOUTS)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,7 +97,8 @@ def load(path: str | os.PathLike, target: contract.LinenModel) -> Heads:
   if not known:
     raise ValueError(
         f"{folder / 'config.json'} is of no draft heads known here:"
-        f" model_type={config.get('model_type')!r}, keys {sorted(config)}.")
+        f" model_type={config.get('model_type')!r}, keys {sorted(config)}."
+        f" Expected one of {'; '.join(KINDS)}.")
   files = tensor_files.open_folder(folder, _FILES)
   try:
     layout = known[0](config, files.shapes, target)
@@ -120,7 +125,7 @@ def are_heads(config: Mapping[str, Any]) -> bool:
 
 
 def _fitting(config):
-  return [lay_out for key, value, lay_out in _LAYOUTS if key in config
+  return [lay_out for _, key, value, lay_out in _LAYOUTS if key in config
           and (value is None or config[key] == value)]
 
 
