@@ -96,7 +96,7 @@ def keep_compilations() -> None:
 
 
 def define_models(values: flags.FlagValues) -> None:
-  """--bundle, --hf, --hf_draft, --dtype, --backend."""
+  """--bundle, --hf, --hf_draft, --draft_head, --dtype, --backend."""
   flags.DEFINE_string(
       "bundle", "tiny-python", "A shipped bundle"
       f" ({', '.join(spec_jax.models.bundle.shipped_names()) or 'none'}) or a"
@@ -107,6 +107,11 @@ def define_models(values: flags.FlagValues) -> None:
       flag_values=values)
   flags.DEFINE_string("hf_draft", None, "The same, of the draft model.",
                       flag_values=values)
+  flags.DEFINE_string(
+      "draft_head", None, "A folder with a published draft of the target"
+      " (Medusa, Hydra, MLP speculator, ReDrafter, EAGLE), beside --hf or"
+      " --bundle; a line says which --system drafts with it.",
+      flag_values=values)
   flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16", "float16"),
                     "Of parameters and computation.", flag_values=values)
   flags.DEFINE_enum(
@@ -154,7 +159,18 @@ def load_models(values: flags.FlagValues) -> spec_jax.Bundle:
     if bundle.tokenizer is None:
       raise ValueError(f"{values.hf}: no tokenizer.json, but prompts are texts"
                        " and need one.")
+    if values.draft_head is not None:
+      bundle = _with_draft(bundle, values.draft_head)
   return bundle.with_backend(values.backend)
+
+
+def _with_draft(bundle, folder):
+  """The bundle with a published draft; says what it is called."""
+  grown = spec_jax.add_draft(bundle, folder)
+  (name,) = [name for name in grown.heads
+             if grown.params[name] is not bundle.params.get(name)]
+  print(f"{folder}: a draft for --system={name}", file=sys.stderr)
+  return grown
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

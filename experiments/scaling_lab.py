@@ -102,7 +102,8 @@ class Lab:
         "prompt_tokens", "samples", "timer")]
     command += [f"--set={override}" for override in values.set]
     command += [f"--{name}={getattr(values, name)}"
-                for name in ("hf", "hf_draft") if getattr(values, name)]
+                for name in ("hf", "hf_draft", "draft_head")
+                if getattr(values, name)]
     done = subprocess.run(command, env=environment, capture_output=True,
                           text=True, check=False)
     if done.returncode:

@@ -13,12 +13,14 @@ from spec_jax.models.bundle import Bundle
 from spec_jax.models.bundle import from_hf
 from spec_jax.models.bundle import load_bundle
 from spec_jax.models.checkpoint import load_hf
+from spec_jax.models.draft_checkpoint import add_draft
 from spec_jax.systems import build
 from spec_jax.systems import citation
 
 __version__ = "0.1.0"
 
 __all__ = (
+    "add_draft",
     "build",
     "Bundle",
     "citation",

@@ -68,11 +68,11 @@ class TokenHeadDrafter:
       raise ValueError(
           f"the tree has {self.depth} levels, {type(self.network).__name__}"
           f" has heads for {most}.")
-    if self.max_children > self.target.vocab_size:
+    if self.max_children > self.network.num_rows:
       raise ValueError(
           f"plan={self.plan} asks for up to {self.max_children} children per"
-          " node, more than the vocabulary has tokens"
-          f" ({self.target.vocab_size}).")
+          " node, more than the heads know tokens"
+          f" ({self.network.num_rows}).")
 
   @property
   def needs(self) -> protocols.Needs:

@@ -4,6 +4,8 @@ Every tensor of the folder is used or known to be unused, or the load fails with
 one error that names all that is wrong. Nothing is downloaded.
 """
 
+from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
 import os
 import pathlib
@@ -18,9 +20,26 @@ from spec_jax.models import bundle as bundle_lib
 from spec_jax.models import contract
 from spec_jax.models import head_layout
 from spec_jax.models import hf_config
+from spec_jax.models import medusa_layout
+from spec_jax.models import recurrent_layout
 from spec_jax.models import tensor_files
+from spec_jax.models import token_heads
 
 _FILES = ("medusa_lm_head", "hydra_lm_head", "model", "pytorch_model")
+# What config.json holds of each kind, a value of None being any -> how its
+# tensors are laid out. Of two that fit, the first counts.
+_LAYOUTS: tuple[tuple[str, str, str | None, Callable[
+    ..., head_layout.Layout]], ...] = (
+        ("Medusa", "model_type", "medusa", medusa_layout.vllm),
+        ("MLP speculator", "model_type", "mlp_speculator",
+         recurrent_layout.speculator),
+        ("ReDrafter", "model_type", "recurrent_drafting_drafter",
+         recurrent_layout.redrafter),
+        ("Hydra", "hydra_head_arch", None, recurrent_layout.hydra),
+        ("Medusa", "medusa_num_heads", None, medusa_layout.repository))
+# For messages: every kind, and what tells it.
+KINDS = tuple(f"{kind} ({key}={value!r})" if value else f"{kind} (key {key})"
+              for kind, key, value, _ in _LAYOUTS)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,7 +76,8 @@ def load(path: str | os.PathLike, target: contract.LinenModel) -> Heads:
 
   Medusa's as its repository writes them (heads alone, with or without output
   heads of their own, or beside the base they were trained with, which takes the
-  target's place in `medusa_2`) or as vLLM does.
+  target's place in `medusa_2`) or as vLLM reads them, where they may know some
+  of the tokens only; ReDrafter's also under the names of other engines.
 
   Args:
     path: folder of config.json and one file of tensors: safetensors, or a state
@@ -73,11 +93,12 @@ def load(path: str | os.PathLike, target: contract.LinenModel) -> Heads:
   if not (folder / "config.json").is_file():
     raise ValueError(f"{folder}: expected a folder with config.json.")
   config = hf_config.read_json(folder / "config.json")
-  known = [lay_out for fits, lay_out in head_layout.LAYOUTS if fits(config)]
+  known = _fitting(config)
   if not known:
     raise ValueError(
         f"{folder / 'config.json'} is of no draft heads known here:"
-        f" model_type={config.get('model_type')!r}, keys {sorted(config)}.")
+        f" model_type={config.get('model_type')!r}, keys {sorted(config)}."
+        f" Expected one of {'; '.join(KINDS)}.")
   files = tensor_files.open_folder(folder, _FILES)
   try:
     layout = known[0](config, files.shapes, target)
@@ -86,19 +107,33 @@ def load(path: str | os.PathLike, target: contract.LinenModel) -> Heads:
         f"{folder / 'config.json'} lacks {error}.") from error
   except ValueError as error:
     raise ValueError(f"{folder}: {error}") from error
-  problems = _mismatches(layout, files)
+  problems = _mismatches(layout, files, target.vocab_size)
   if problems:
     raise ValueError(
         f"{folder} does not hold the heads that its config.json states:"
         + "".join(f"\n  {problem}" for problem in problems))
   flat = {part.path: jnp.asarray(part.build(
-      [files.read(name) for name in part.sources]).astype("float32"))
+      [files.read(name) for name in part.sources]).astype(_dtype(part.path)))
           for part in layout.parts}
   return Heads(layout.system, layout.hyper, traverse_util.unflatten_dict(flat),
                layout.tuned)
 
 
-def _mismatches(layout, files):
+def are_heads(config: Mapping[str, Any]) -> bool:
+  """Whether config.json is of draft heads that `load` knows."""
+  return bool(_fitting(config))
+
+
+def _fitting(config):
+  return [lay_out for _, key, value, lay_out in _LAYOUTS if key in config
+          and (value is None or config[key] == value)]
+
+
+def _dtype(path):
+  return "int32" if path[-1] == token_heads.TOKEN_IDS else "float32"
+
+
+def _mismatches(layout, files, vocab_size):
   expected = {}
   for part in layout.parts:
     expected |= part.sources
@@ -109,6 +144,8 @@ def _mismatches(layout, files):
     elif tuple(files.shapes[name]) != shape:
       lines.append(f"misshapen {name}: expected shape {shape}, found"
                    f" {files.shapes[name]}")
+    elif name == layout.token_map:
+      lines += _faults_of_map(name, files, vocab_size)
     elif not files.is_floating(name):
       lines.append(f"not a float {name}: found dtype {files.dtypes[name]}")
   for name in sorted(files.shapes.keys() - expected.keys()):
@@ -117,6 +154,18 @@ def _mismatches(layout, files):
     elif not re.fullmatch(layout.ignored, name):
       lines.append(f"extra {name}: found shape {files.shapes[name]}")
   return lines
+
+
+def _faults_of_map(name, files, vocab_size):
+  """A map lists tokens of the target, none of them twice."""
+  if files.dtypes[name][0] not in "IU":
+    return [f"no integers {name}: found dtype {files.dtypes[name]}"]
+  ids, counts = np.unique(files.read(name), return_counts=True)
+  outside = ids[(ids < 0) | (ids >= vocab_size)]
+  faults = (("outside", outside, f"tokens from 0 to {vocab_size - 1}"),
+            ("twice", ids[counts > 1], "each token once"))
+  return [f"{fault} {name}: holds {found[:4].tolist()}, expected {wanted}"
+          for fault, found, wanted in faults if found.size]
 
 
 def _other_than(source, name, files):

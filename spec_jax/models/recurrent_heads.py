@@ -19,16 +19,22 @@ class RecurrentHead(token_heads.TokenHeads):
     num_layers: residual blocks before the output head.
     is_rnn: whether the state is `silu(W e + U s + b)`; else the sum of the
       embeddings.
+    exit_size: width that the two are projected to before the blocks; 0 = none,
+      the blocks are as wide as both.
   """
 
   num_layers: int = 2
   is_rnn: bool = True
+  exit_size: int = 0
 
   def setup(self):
-    both = 2 * self.width
+    both = self.exit_size or 2 * self.width
     if self.is_rnn:
       self.read = nn.Dense(self.width, use_bias=False)
       self.keep = nn.Dense(self.width)
+    if self.exit_size:
+      self.enter = nn.Dense(
+          self.exit_size, kernel_init=token_heads.identity)
     self.blocks = [nn.Dense(both, kernel_init=nn.initializers.zeros,
                             name=f"block_{layer}")
                    for layer in range(self.num_layers)]
@@ -45,6 +51,8 @@ class RecurrentHead(token_heads.TokenHeads):
     else:
       memory = memory + embedded
     z = jnp.concatenate([feature, memory], axis=-1)
+    if self.exit_size:
+      z = self.enter(z)
     for block in self.blocks:
       z = z + nn.silu(block(z))
     return (feature, memory), self.out(z)

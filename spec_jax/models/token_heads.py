@@ -17,6 +17,9 @@ import numpy as np
 
 from spec_jax.models import contract
 
+# Among the parameters of heads with fewer rows than there are tokens: which
+# tokens the rows stand for, `i32[Z]`.
+TOKEN_IDS = "token_ids"
 _ZERO = nn.initializers.zeros
 
 
@@ -46,6 +49,11 @@ class TokenHeads(nn.Module):
   is_parallel = False
   num_levels = None
   is_paired = False
+
+  @property
+  def num_rows(self) -> int:
+    """Z, rows of the logits; below V, the parameters have `token_ids`."""
+    return self.vocab_size
 
   @classmethod
   def for_target(cls, target: contract.LinenModel, **hyper) -> "TokenHeads":
@@ -77,7 +85,7 @@ class TokenHeads(nn.Module):
       ends: the target's, `models.contract.Ends`.
 
     Returns:
-      `f32[..., D, V]`: logits of the token after each of them.
+      `f32[..., D, Z]`: logits of the token after each of them.
     """
     state, levels = self.begin(feature), []
     for level in range(tokens.shape[-1]):
@@ -94,7 +102,7 @@ class TokenHeads(nn.Module):
     """Reads `tokens` `i32[...]` of one level, the root's being 0.
 
     Returns:
-      The state after them and logits `f32[..., V]` of the tokens that follow.
+      The state after them and logits `f32[..., Z]` of the tokens that follow.
     """
     raise NotImplementedError
 
@@ -105,6 +113,8 @@ def _with_output_table(params, table):
     if names[-1] != "kernel" or not names[-2].startswith("out_"):
       return kernel
     rest = kernel.shape[0] - table.shape[1]
+    if rest < 0:  # Behind a projection to less there is no whole feature.
+      return kernel
     return jnp.pad(table.T, ((0, rest), (0, 0))).astype(kernel.dtype)
 
   return jax.tree_util.tree_map_with_path(start, params)
@@ -133,6 +143,8 @@ class Expander:
                ends: contract.Ends):
     """Grounds the heads on `feature` `f32[B, E]`."""
     self._network, self._params, self._ends = network, params, ends
+    is_whole = network.num_rows == network.vocab_size
+    self._token_ids = None if is_whole else params[TOKEN_IDS]
     self._state = self._apply("begin", feature[:, None])
 
   def __call__(self, level, tokens, places, k):
@@ -144,6 +156,8 @@ class Expander:
     self._state, logits = self._apply(
         "step", self._state, tokens, level, self._ends)
     log_probs, found = jax.lax.top_k(jax.nn.log_softmax(logits), k)
+    if self._token_ids is not None:
+      found = self._token_ids[found]
     return (jnp.broadcast_to(log_probs, shape),
             jnp.broadcast_to(found.astype(jnp.int32), shape))
 
@@ -172,13 +186,19 @@ class MedusaHeads(TokenHeads):
     num_heads: one for each level.
     num_layers: residual blocks `z + silu(A z + b)` of a head.
     is_shared: whether all heads end in the target's own output head.
+    head_size: rows of the heads' own output heads; 0 = all tokens.
   """
 
   num_heads: int = 5
   num_layers: int = 1
   is_shared: bool = False
+  head_size: int = 0
 
   is_parallel = True
+
+  @property
+  def num_rows(self):
+    return self.head_size or self.vocab_size
 
   @property
   def num_levels(self):
@@ -190,7 +210,7 @@ class MedusaHeads(TokenHeads):
                     for layer in range(self.num_layers)]
                    for head in range(self.num_heads)]
     if not self.is_shared:
-      self.outs = [nn.Dense(self.vocab_size, use_bias=False, name=f"out_{head}")
+      self.outs = [nn.Dense(self.num_rows, use_bias=False, name=f"out_{head}")
                    for head in range(self.num_heads)]
 
   def step(self, state, tokens, level, ends):

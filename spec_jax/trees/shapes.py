@@ -41,6 +41,16 @@ PUBLISHED: Mapping[str, Shape] = MappingProxyType({
 })
 
 
+def within(branching: Shape, num_levels: int) -> Shape:
+  """A shape for `num_levels` heads: of a published one no more than these.
+
+  One that somebody chose stays as it is, too deep or not.
+  """
+  if branching in PUBLISHED.values():
+    return branching[:num_levels]
+  return branching
+
+
 def shape_of(paths: Iterable[tuple[int, ...]]) -> Shape:
   """The shape of nodes given as the ranks that lead to them.
 

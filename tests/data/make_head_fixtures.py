@@ -12,6 +12,7 @@ different from zero, and `expected.npz`: a target's embedding and output head
 the logits `f32[D, V]` along the path; of heads beside a base also tokens
 `i64[T]` and its logits `f32[T, V]`. The modules below are written after the
 formats' descriptions and carry their names; none of the project's code is used.
+Further layouts are made by `make_head_variant_fixtures`.
 """
 
 import json
@@ -268,6 +269,7 @@ def _vllm(state):
 
 def _write(name, module, config, file, rename=None, num_path=2):
   folder = _OUT / name
+  shutil.rmtree(folder, ignore_errors=True)
   folder.mkdir(parents=True)
   module = module.eval()
   with torch.no_grad():
@@ -296,7 +298,6 @@ def _write(name, module, config, file, rename=None, num_path=2):
 
 def main():
   torch.manual_seed(0)
-  shutil.rmtree(_OUT, ignore_errors=True)
   # The published configs of this format state too few heads.
   _write("medusa_a", Medusa(3, 1),
          {"medusa_num_heads": 2, "medusa_num_layers": 1}, "medusa_lm_head.pt")

@@ -76,6 +76,17 @@ def test_multi_turn_cells_are_whole(first):
   assert (first / "benchmark.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_published_draft_is_measured_as_what_it_is(call, tmp_path):
+  """Beside a bundle that has a part of that name: neither takes its cells."""
+  heads = pathlib.Path(__file__).parents[1] / "data" / "heads" / "medusa_b"
+  flags = [f"--out={tmp_path}", "--num_prompts=1", "--system=medusa_1"]
+  assert call(*flags) == 0
+  assert call(*flags, f"--draft_head={heads}") == 0
+  rows = list(_cells(tmp_path).values())
+  assert len(rows) == 2 and all("result" in row for row in rows)
+  assert len({row["key"]["models"] for row in rows}) == 2
+
+
 def test_resumes_after_an_interruption(first, call, measured):
   cells = _cells(first)
   gone, kept = cells

@@ -5,7 +5,9 @@ import json
 import pathlib
 import shutil
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from experiments import generate
 from spec_jax.kernels import tree_attention_tpu
@@ -107,6 +109,61 @@ def test_without_a_draft_model_the_flag_for_one_is_named(capsys):
   assert generate.main([f"--hf={_HF}", "--prompt=def"]) == 2
   message = capsys.readouterr().err
   assert "no draft models" in message and "--hf_draft=FOLDER" in message
+
+
+def heads_for(folder, width):
+  """Medusa's heads that end in the output head of a target of any words."""
+  folder.mkdir()
+  (folder / "config.json").write_text(json.dumps(
+      {"medusa_num_heads": 2, "medusa_num_layers": 1, "version": "2"}))
+  block = {"weight": np.zeros((width, width), np.float32),
+           "bias": np.zeros(width, np.float32)}
+  safetensors.numpy.save_file(
+      {f"{head}.0.linear.{name}": value for head in range(2)
+       for name, value in block.items()},
+      folder / "medusa_lm_head.safetensors")
+  return folder
+
+
+def test_a_published_draft_beside_a_published_target(tmp_path, capsys):
+  flags = [f"--hf={_HF}", "--prompt=def area(r):", "--max_new_tokens=8"]
+  assert generate.main([*flags, "--system=autoregressive"]) == 0
+  plain = capsys.readouterr().out
+  folder = heads_for(tmp_path / "medusa", width=32)
+  drafts = [f"--draft_head={folder}", "--system=medusa_1"]
+  assert generate.main([*flags, *drafts]) == 0
+  shown = capsys.readouterr()
+  assert shown.out == plain
+  assert f"{folder}: a draft for --system=medusa_1\n" in shown.err
+  # Nothing was asked to be cut: the published tree has more levels than these.
+  assert "[medusa_1: 8 tokens in" in shown.err and " of 0 " not in shown.err
+
+
+def test_a_published_draft_beside_a_bundle(call, capsys):
+  """It takes the place of the bundle's own; the sizes are the same."""
+  flags = ["--prompt=def area(r):", "--temperature=0.7"]
+  assert call(*flags, "--system=autoregressive") == 0
+  plain = capsys.readouterr().out
+  folder = _HF.parents[1] / "heads" / "medusa_b"
+  assert call(*flags, f"--draft_head={folder}", "--system=medusa_1") == 0
+  shown = capsys.readouterr()
+  assert shown.out == plain and "--system=medusa_1" in shown.err
+
+
+@pytest.mark.parametrize("name, message", [
+    ("heads/medusa_a", "misshapen 0.0.linear.weight: expected shape (32, 32)"),
+    ("heads/speculator", "emb_dim=16, the target's features have 32"),
+    ("eagle/eagle_1", "vocab_size=40 (the target has 96)"),
+    ("hf/llama2", "no draft of a kind known here"),
+    ("nothing", "expected a folder with config.json")])
+def test_a_draft_of_another_target_is_named(name, message, capsys):
+  folder = _HF.parents[1] / name
+  assert generate.main([
+      f"--hf={_HF}", f"--draft_head={folder}", "--prompt=def",
+      "--system=medusa_1"]) == 2
+  error = capsys.readouterr().err
+  assert error.startswith("error: ") and message in error
+  assert str(folder) in error
 
 
 def test_draft_of_another_vocabulary(tmp_path, capsys):

@@ -142,7 +142,8 @@ def test_weights_depend_on_the_stages_trained_for_not_on_the_draft():
 @pytest.mark.parametrize("network", [
     token_heads.MedusaHeads(12, 16, num_heads=3),
     token_heads.HydraHeads(12, 16, num_heads=3),
-    recurrent_heads.RecurrentHead(12, 16)])
+    recurrent_heads.RecurrentHead(12, 16),
+    recurrent_heads.RecurrentHead(12, 16, exit_size=20)])
 def test_output_heads_start_as_the_targets(network):
   table = toy.bundle().target.output_table(ends().params)
   params = network.start_as(
@@ -153,6 +154,13 @@ def test_output_heads_start_as_the_targets(network):
   for out in outs:
     np.testing.assert_array_equal(out[:16], table.T)
     assert not out[16:].any()
+
+
+def test_behind_a_projection_to_less_there_is_no_table_to_start_as():
+  network = recurrent_heads.RecurrentHead(12, 16, exit_size=10)
+  params = {"heads": random_of(network)}
+  jax.tree.map(np.testing.assert_array_equal, params, network.start_as(
+      params, ends().model, ends().params))
 
 
 def test_clover_gates_its_values_by_likeness():

@@ -122,3 +122,11 @@ def test_size_of_the_least_time_per_token():
 def test_bad_arguments_are_named(call, message):
   with pytest.raises(ValueError, match=message):
     call()
+
+
+def test_only_published_shapes_are_cut_to_the_levels_there_are():
+  shape = shapes.PUBLISHED["mc_sim_7b_63"]
+  assert shapes.within(shape, 2) == shape[:2]
+  tree_lib.static_parents(shapes.within(shape, 2))
+  assert shapes.within(shape, 5) == shape
+  assert shapes.within((2, 2, 2), 2) == (2, 2, 2)

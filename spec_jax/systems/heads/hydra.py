@@ -32,7 +32,8 @@ def hydra(parts: registration.Parts, *,
   """Heads that read the drafted path, a static tree."""
   network = token_heads.HydraHeads.for_target(
       parts.target, **parts.head("hydra"))
+  plan = expansion.Shape(shapes.within(branching, network.num_levels))
   drafter = token_head_drafter.TokenHeadDrafter(
-      parts.target, network, expansion.Shape(branching))
+      parts.target, network, plan)
   return registration.compose(
       "hydra", parts, drafter, matching.SampleAndMatch())

@@ -29,8 +29,9 @@ def hydra_pp(parts: registration.Parts, *,
   """Hydra behind a prefix-attention layer, taught by the target."""
   network = token_heads.HydraHeads.for_target(
       parts.target, **parts.head("hydra_pp"))
+  plan = expansion.Shape(shapes.within(branching, network.num_levels))
   drafter = token_head_drafter.TokenHeadDrafter(
-      parts.target, network, expansion.Shape(branching),
+      parts.target, network, plan,
       token_heads.encoder_of(parts.target, PREFIX_LAYERS))
   return registration.compose(
       "hydra_pp", parts, drafter, matching.SampleAndMatch())

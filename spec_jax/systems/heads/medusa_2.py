@@ -34,7 +34,8 @@ def medusa_2(parts: registration.Parts, *,
   """Independent heads trained with their target, a static tree."""
   network = token_heads.MedusaHeads.for_target(
       parts.target, **parts.head("medusa_2"))
+  plan = expansion.Shape(shapes.within(branching, network.num_levels))
   drafter = token_head_drafter.TokenHeadDrafter(
-      parts.target, network, expansion.Shape(branching))
+      parts.target, network, plan)
   return registration.compose(
       "medusa_2", parts, drafter, matching.SampleAndMatch())
