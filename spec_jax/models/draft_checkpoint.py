@@ -9,6 +9,7 @@ import pathlib
 
 from spec_jax.models import bundle as bundle_lib
 from spec_jax.models import feature_checkpoint
+from spec_jax.models import feature_config
 from spec_jax.models import head_checkpoint
 from spec_jax.models import hf_config
 from spec_jax.models import tensor_files
@@ -18,7 +19,8 @@ _EAGLE_KEYS = ("draft_vocab_size", "speculators_model_type")
 _EAGLE_TENSOR = "fc.weight"
 _KINDS = (
     *head_checkpoint.KINDS,
-    f"EAGLE-1 and 2 (tensor {_EAGLE_TENSOR})",
+    f"EAGLE-1 and 2 (tensor {_EAGLE_TENSOR}, or model_type"
+    f" {feature_config.WRAPPER!r})",
     f"EAGLE-3 (key {' or '.join(_EAGLE_KEYS)})")
 
 
@@ -56,7 +58,8 @@ def add_draft(bundle: bundle_lib.Bundle, path: str | os.PathLike
 
 def _check_is_eagle(config, folder):
   """Raises ValueError if nothing says that this is a feature net."""
-  if any(key in config for key in _EAGLE_KEYS):
+  is_wrapped = config.get("model_type") == feature_config.WRAPPER
+  if is_wrapped or any(key in config for key in _EAGLE_KEYS):
     return
   try:
     names = tensor_files.open_folder(folder, _EAGLE_FILES).shapes

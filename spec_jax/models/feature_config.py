@@ -22,7 +22,7 @@ AUX_LAYERS = "eagle_aux_hidden_state_layer_ids"
 _SPECULATORS = "speculators_model_type"
 _LAYERS = "transformer_layer_config"
 _NESTED = "eagle_config"
-_WRAPPER = "eagle"
+WRAPPER = "eagle"
 # By their names in `architectures`, layers that a net can have.
 _KNOWN = ("gemma", "llama", "mistral", "qwen2", "qwen3")
 # What the layers of a net may have otherwise than those of its target.
@@ -143,7 +143,7 @@ def _open(source):
   kind = raw.get(_SPECULATORS, "eagle3")
   if kind != "eagle3":
     raise ValueError(f"{source}: {_SPECULATORS}={kind!r}, expected 'eagle3'.")
-  is_wrapped = raw.get("model_type") == _WRAPPER
+  is_wrapped = raw.get("model_type") == WRAPPER
   for key in (_NESTED, _LAYERS) + ("model",) * is_wrapped:
     if not isinstance(raw.get(key) or {}, dict):
       raise ValueError(f"{source}: {key}={raw[key]!r}, expected an object.")
@@ -165,7 +165,7 @@ def _layer_config(found):
     raise found.error(
         f"{found.place}model_type={inner['model_type']!r}, expected the layers"
         f" of one of {_KNOWN}"
-        + f", or {_WRAPPER!r} around those" * (not found.place))
+        + f", or {WRAPPER!r} around those" * (not found.place))
   bias = inner.get("qkv_bias")
   if not isinstance(bias, (bool, type(None))):
     raise found.error(f"{found.place}qkv_bias={bias!r}, expected true or false")
@@ -206,7 +206,7 @@ def _check(found, config, target):
               if found.raw.get(name, value) is not value]
     if "draft_vocab_size" in found.raw:
       wrong.append(f"draft_vocab_size={found.raw['draft_vocab_size']!r}"
-                   f" (expected none in model_type={_WRAPPER!r})")
+                   f" (expected none in model_type={WRAPPER!r})")
   if "sliding_attention" in (found.inner.get("layer_types") or ()):
     wrong.append(f"{found.place}layer_types={found.inner['layer_types']}"
                  " (expected full attention)")

@@ -20,7 +20,7 @@ from tests.models import head_checkpoint_test
 
 _DATA = pathlib.Path(__file__).parents[1] / "data"
 _HEADS, _EAGLE, _HF = _DATA / "heads", _DATA / "eagle", _DATA / "hf" / "qwen3"
-_EAGLE_PARTS = {"eagle_1": "eagle_2", "eagle_3": "eagle_3",
+_EAGLE_PARTS = {"eagle_1": "eagle_2", "vllm": "eagle_2", "eagle_3": "eagle_3",
                 "speculators": "eagle_3"}
 _PROMPTS = ([3, 5, 7], [1])
 
@@ -86,7 +86,7 @@ def test_what_is_no_draft_is_told_the_kinds_that_are():
                "Medusa (model_type='medusa')", "Medusa (key medusa_num_heads)",
                "Hydra (key hydra_head_arch)", "MLP speculator (model_type=",
                "ReDrafter (model_type='recurrent_drafting_drafter')",
-               "EAGLE-1 and 2 (tensor fc.weight)", "EAGLE-3 (key draft_vocab",
+               "EAGLE-1 and 2 (tensor fc.weight, or model", "EAGLE-3 (key draft_vocab",
                "--hf_draft=FOLDER"):
     assert part in message
 
