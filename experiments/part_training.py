@@ -151,15 +151,19 @@ def of_flags(values: flags.FlagValues) -> Bench:
                     values.checkpoint_every)
 
 
-def changes(name: str, text: str) -> dict[str, Any]:
+def changes(name: str, text: str, given: Mapping[str, Any] | None = None
+            ) -> dict[str, Any]:
   """Fields of the recipe of a part, as --recipe writes them.
 
   Args:
     name: of the system.
     text: JSON of an object; lists become tuples, as hyper-parameters want them.
+    given: fields that flags of their own give, those of them that the recipe
+      has; they go before.
 
   Raises:
-    ValueError: it is no such JSON, or the recipe has no such field.
+    ValueError: it is no such JSON, or the recipe has no such field, or refuses
+      its value.
   """
   try:
     found = json.loads(text)
@@ -174,7 +178,14 @@ def changes(name: str, text: str) -> dict[str, Any]:
     if key not in known:
       raise ValueError(registry.unknown(
           f"field of --recipe for {name}", key, known or ("none",)))
-  return {key: _tuples(value) for key, value in found.items()}
+  found = {key: _tuples(value) for key, value in found.items()} | {
+      key: value for key, value in (given or {}).items() if key in known}
+  try:
+    if recipe is not None:
+      dataclasses.replace(recipe, **found)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"--recipe for {name}: {error}") from error
+  return found
 
 
 def _tuples(value):

@@ -143,10 +143,10 @@ def train_part(values) -> int:
   """Trains what a system adds to a bundle; returns the exit code."""
   name = values.system
   with common.clean_errors():
-    changes = part_training.changes(name, values.recipe) | {
+    changes = part_training.changes(name, values.recipe, {
         key: value for key, value in (
             ("num_steps", values.steps), ("batch", values.batch),
-            ("own_windows", values.own_windows)) if value is not None}
+            ("own_windows", values.own_windows)) if value is not None})
     bench = part_training.open_bench(
         values.models, values.corpus, report.make_folder(values.out),
         values.seed, values.checkpoint_every, values.stored_steps)

@@ -32,6 +32,7 @@ class LengthRecipe:
     length: tokens per window.
     own_windows: windows that the target writes; the training data.
     judged_windows: of held-out text, continued by the target.
+    optimizer: by `optimizers.BY_NAME`; the paper's is "cosine".
     learning_rate: peak; falls to 0 over all of the steps.
     short_weight: of an error towards too few drafts, over one towards too
       many.
@@ -44,8 +45,12 @@ class LengthRecipe:
   length: int = 128
   own_windows: int = 512
   judged_windows: int = 16
+  optimizer: str = "adam"
   learning_rate: float = 1e-3
   short_weight: float = 2.0
+
+  def __post_init__(self):
+    optimizers.check(self.optimizer)
 
   @property
   def hyper(self) -> dict[str, Any]:
@@ -94,8 +99,9 @@ def recipe(options: LengthRecipe, model: feature_model.FeatureModel
 
   return loop.Recipe(
       lambda key: options.network.init(key, one, one)["params"], loss,
-      optimizers.adam(options.learning_rate, options.num_steps,
-                      warmup=max(1, options.num_steps // 20), decay=0.95))
+      optimizers.BY_NAME[options.optimizer](
+          options.learning_rate, options.num_steps,
+          warmup=max(1, options.num_steps // 20), decay=0.95))
 
 
 def evaluator(options: LengthRecipe, model: feature_model.FeatureModel,

@@ -35,7 +35,6 @@ class FeatureRecipe(part_recipe.PartRecipe):
   """How a feature net is trained.
 
   Attributes, beside those of every part:
-    optimizer: by `optimizers.BY_NAME`.
     steps: of guessing, in each window and from each column (n).
     step_decay: weight of a step over that of the one before.
     is_detached: whether a step's guess is a constant to the next one.
@@ -55,7 +54,6 @@ class FeatureRecipe(part_recipe.PartRecipe):
   """
 
   num_steps: int = 400
-  optimizer: str = "adam"
   steps: int = 1
   step_decay: float = 0.8
   is_detached: bool = False
@@ -87,8 +85,7 @@ def recipe(options: FeatureRecipe, model: feature_model.FeatureModel,
   def loss(params, frozen, tokens, key):
     return objective(options, model, params, frozen, tokens, key)
 
-  return loop.Recipe(
-      init, loss, optimizers.of_part(options, options.optimizer), reads(model))
+  return loop.Recipe(init, loss, optimizers.of_part(options), reads(model))
 
 
 def reads(model: feature_model.FeatureModel) -> recorded.Reads:

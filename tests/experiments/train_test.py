@@ -31,6 +31,12 @@ from spec_jax.training import loop
      "unknown field of --recipe for eagle_3 'law_wait'. Did you mean"
      " 'law_weight'"),
     (["--system=bpd_rescored", '--recipe={{"steps": 1}}'], "Known: none"),
+    (["--system=glide", '--recipe={{"optimizer": "eagel"}}'],
+     "--recipe for glide: unknown optimizer 'eagel'. Did you mean 'eagle'"),
+    (["--system=ada_eagle", '--recipe={{"optimizer": "sgd"}}'],
+     "Known: adam, cosine, eagle, muon"),
+    (["--system=medusa_1", '--recipe={{"length": "long"}}'],
+     "--recipe for medusa_1: '<' not supported"),
 ])
 def test_bad_flags(arguments, message, tmp_path, capsys):
   file = tmp_path / "file"
