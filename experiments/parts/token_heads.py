@@ -29,7 +29,7 @@ def draft_heads(options: token_heads.TokenHeadRecipe, run: run_lib.Run
   Beside the log it writes calibration.json: how often the token of each rank is
   right, and the trees that this suits, by their number of nodes.
   """
-  return _trained(options, run, token_heads.recipe, lambda tokens, step: tokens)
+  return _trained(options, run, token_heads.recipe)
 
 
 def joint_heads(options: joint.JointRecipe, run: run_lib.Run
@@ -39,23 +39,20 @@ def joint_heads(options: joint.JointRecipe, run: run_lib.Run
   They are judged with the target as it has become, on texts that it wrote as
   it was.
   """
-  return _trained(options, run, joint.recipe,
-                  lambda tokens, step: (tokens, step))
+  return _trained(options, run, joint.recipe)
 
 
-def _trained(options, run, recipe_fn, batch_fn):
+def _trained(options, run, recipe_fn):
   target, frozen = run.bundle.target, run.bundle.params["target"]
   options = run.adapt(options)
-  windows = run.mixed(options)
   judged = run.judged(options, _JUDGED, temperatures=(0.0,))
   start = run_lib.begun(options.length)
   evaluate = token_heads.evaluator(
       options, target, frozen, expansion.Shape((1,) * options.levels), judged,
       start)
   params = run.fit(
-      recipe_fn(options, target, frozen),
-      lambda step: batch_fn(windows(step), step), options.num_steps,
-      {"target": frozen}, evaluate=evaluate)
+      recipe_fn(options, target, frozen), run.mixed(options),
+      options.num_steps, {"target": frozen}, evaluate=evaluate)
   params.pop(adversarial.DISCRIMINATOR, None)
   accepts = token_heads.rank_accuracy(
       options, target, frozen, params, judged, start, _RANKS)
