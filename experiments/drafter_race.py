@@ -115,13 +115,13 @@ def _trained(values, bench, name):
   key = {"target": bench.made_for, "system": name,
          "minutes": values.minutes, "steps": values.steps,
          "seed": values.seed, **changes}
-  is_counted = not hasattr(parts.recipe_of(name), "num_steps")
   file = bench.folder / part_file.FOLDER / f"{name}.safetensors"
   path = _cell(bench, f"{name}-training", key)
   if not file.exists():
     path.unlink(missing_ok=True)
-  row = _finished(path, key, _count if is_counted else functools.partial(
-      _fit, values, key, changes), bench, name)
+  row = _finished(
+      path, key, _count if parts.is_counted(name) else functools.partial(
+          _fit, values, key, changes), bench, name)
   hyper, params = part_file.read(file, bench.made_for)
   return row, bench.with_part(name, hyper, params)
 

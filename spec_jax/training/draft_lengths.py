@@ -84,6 +84,28 @@ def asymmetric(predicted: jax.Array, labels: jax.Array, short_weight: float
   return jnp.where(predicted < labels, short_weight * gap, gap).mean()
 
 
+def decoded(predicted: jax.Array, labels: jax.Array, depth: int
+            ) -> dict[str, jax.Array]:
+  """What rounds from all prefixes give that draft as far as is predicted.
+
+  Args:
+    predicted: `f32[B, W]`; so many drafts are made, rounded, within the depth.
+    labels: `f32[B, W]`, of `depth` drafts how many would be accepted.
+    depth: D.
+
+  Returns:
+    "accept_d" for d from 1 to D, share of prefixes at which a draft d is made
+    and accepted; "tokens_per_call", one more than their sum; "wasted", drafts
+    of a round that are made in vain; "missed", drafts that would have been
+    accepted and are not made.
+  """
+  made = jnp.clip(jnp.round(predicted), 0, depth)
+  taken = jnp.minimum(made, labels)
+  return {f"accept_{d}": (taken >= d).mean() for d in range(1, depth + 1)} | {
+      "tokens_per_call": 1 + taken.mean(), "wasted": (made - taken).mean(),
+      "missed": (labels - taken).mean()}
+
+
 def recipe(options: LengthRecipe, model: feature_model.FeatureModel
            ) -> loop.Recipe:
   """For `loop.fit`; `frozen` are the draft's and the target's, by part."""
@@ -109,7 +131,7 @@ def evaluator(options: LengthRecipe, model: feature_model.FeatureModel,
   """`params -> metrics` on held-out windows `u16[n, length]`.
 
   "error" is the mean absolute error of the predictor, "constant" that of the
-  best prediction that looks at nothing, the median.
+  best prediction that looks at nothing, the median; the rest as of `decoded`.
   """
 
   @jax.jit
@@ -117,7 +139,8 @@ def evaluator(options: LengthRecipe, model: feature_model.FeatureModel,
     embeds, features, labels = examples(model, frozen, tokens, options.depth)
     predicted = options.network.apply({"params": params}, embeds, features)
     return {"error": jnp.abs(predicted - labels).mean(),
-            "constant": jnp.abs(labels - jnp.median(labels)).mean()}
+            "constant": jnp.abs(labels - jnp.median(labels)).mean()
+            } | decoded(predicted, labels, options.depth)
 
   return lambda params: {
       key: float(value) for key, value in measure(

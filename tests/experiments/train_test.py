@@ -135,6 +135,16 @@ def test_recipe_changes_the_net_and_its_training(
   assert built.drafter.model.config.d_model == 8
 
 
+def test_a_counted_part_heeds_its_recipe(tiny, corpus, tmp_path, capsys):
+  assert train.main([
+      "--system=fr_spec", f"--models={tiny}", f"--corpus={corpus}",
+      f"--out={tmp_path}", '--recipe={"size": 40}', "--steps=3"]) == 0
+  assert "fr_spec, counted, not trained" in capsys.readouterr().out
+  _, params = part_file.read(
+      tmp_path / "heads" / "fr_spec.safetensors", bundle_lib.fingerprint(tiny))
+  assert params["token_ids"].shape == (40,)
+
+
 def test_features_are_kept_and_taken_again(
     tiny, corpus, tmp_path, monkeypatch, capsys):
   """As many as were asked for, however long the training is."""
