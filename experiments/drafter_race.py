@@ -114,7 +114,8 @@ def _trained(values, bench, name):
     changes["batch"] = values.batch
   key = {"target": bench.made_for, "system": name,
          "minutes": values.minutes, "steps": values.steps,
-         "seed": values.seed, **changes}
+         "seed": values.seed, "own_temperatures": bench.own_temperatures,
+         **changes}
   file = bench.folder / part_file.FOLDER / f"{name}.safetensors"
   path = _cell(bench, f"{name}-training", key)
   if not file.exists():

@@ -34,7 +34,8 @@ class Run:
     heldout: `u16[n]`, text to judge by.
     own_text: `(options, tokens, **how) -> u16[n, length]`, text of the target,
       each window begun by the corpus, see `begun`; options have `own_windows`
-      and `length`. The keyword `temperatures` may say at which it is written.
+      and `length`. The keyword `temperatures` may say at which it is written,
+      `top_k` among how many tokens each is drawn.
     folder: of checkpoints and log.
     seed: of weights, draws and order.
     checkpoint_every: steps.

@@ -35,6 +35,12 @@ from spec_jax.training import loop
      "--recipe for glide: unknown optimizer 'eagel'. Did you mean 'eagle'"),
     (["--system=ada_eagle", '--recipe={{"optimizer": "sgd"}}'],
      "Known: adam, cosine, eagle, muon"),
+    (["--system=glide", "--out={tmp}", "--own_temperatures=0,warm"],
+     "--own_temperatures: 'warm' is not a number"),
+    (["--system=glide", "--out={tmp}", "--own_temperatures=0,-1"],
+     "--own_temperatures: -1, expected numbers from 0 on"),
+    (["--system=glide", "--out={tmp}", "--own_temperatures="],
+     "--own_temperatures is empty"),
     (["--system=medusa_1", '--recipe={{"length": "long"}}'],
      "--recipe for medusa_1: '<' not supported"),
 ])
