@@ -71,7 +71,7 @@ def corpus(tmp_path):
 
 
 # Fields of recipes that make them small; each has some of them.
-SMALL = dict(batch=2, length=16, judged_windows=2, judged_depth=2,
+SMALL = dict(batch=2, length=16, cut=2, judged_windows=2, judged_depth=2,
              vocabulary=200)
 NETWORKS = {"specdec_pp": learned.AcceptanceHead(1),
             "mcsd_improved": decision.DecisionNetwork((4,))}
