@@ -105,7 +105,7 @@ def _present(bench, name):
         f" {sorted(bench.bundle.heads)}; --minutes=1 --system={name},... trains"
         " it.")
   part = {"parameters": _size(bench.bundle.params[name])}
-  if _is_counted(name):
+  if parts.is_counted(name):
     return part
   key = {"target": bench.made_for, "system": name, "seed": bench.seed,
          "part": cells.fingerprint(bench.bundle, bench.bundle.params[name])}
@@ -119,10 +119,6 @@ def _judge(bench, name):
   return {"judged": [{f"eval_{key}": value for key, value in found.items()}]}
 
 
-def _is_counted(name):
-  return not hasattr(parts.recipe_of(name), "num_steps")
-
-
 def _trained(values, bench, name):
   """What is known of a training, and the bench with the trained part."""
   changes = {"own_windows": values.own_windows}
@@ -130,13 +126,15 @@ def _trained(values, bench, name):
     changes["batch"] = values.batch
   key = {"target": bench.made_for, "system": name,
          "minutes": values.minutes, "steps": values.steps,
-         "seed": values.seed, **changes}
+         "seed": values.seed, "own_temperatures": bench.own_temperatures,
+         **changes}
   file = bench.folder / part_file.FOLDER / f"{name}.safetensors"
   path = _cell(bench, f"{name}-training", key)
   if not file.exists():
     path.unlink(missing_ok=True)
-  row = _finished(path, key, _count if _is_counted(name) else functools.partial(
-      _fit, values, key, changes), bench, name)
+  row = _finished(
+      path, key, _count if parts.is_counted(name) else functools.partial(
+          _fit, values, key, changes), bench, name)
   hyper, params = part_file.read(file, bench.made_for)
   return row, bench.with_part(name, hyper, params)
 

@@ -1,7 +1,9 @@
 """What a trained part may be expected to accept, by what it was given.
 
 Read from the cards of `experiments.drafter_race` in results/parts: one for
-each budget and machine.
+each budget and machine. A part that is counted takes no budget; of those that
+trim a vocabulary the shares that they cover are read from the card of
+`experiments.vocabulary_sizes`.
 """
 
 from collections.abc import Mapping
@@ -13,8 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from experiments import parts
+
 FOLDER = pathlib.Path(__file__).parent / "results" / "parts"
+COVERAGE = FOLDER.parent / "tiny-python" / "vocabulary_sizes.json"
 _PREFIX = "eval_accept_"
+# What else a last row may tell, of predictors of lengths.
+_FURTHER = {"eval_wasted": "{:.2f} drafts of a call made in vain",
+            "eval_error": "lengths wrong by {:.2f} drafts"}
 _CORES = "CPU cores"
 
 
@@ -28,8 +36,10 @@ class Budget:
     steps: in them.
     batch: windows per step; None for the recipe's.
     accepted: by depth from 1 on, share of prefixes of the target's own held-out
-      text at which a greedy draft is accepted at least so deep.
+      text at which a greedy draft is accepted at least so deep; none if it was
+      not judged so.
     remark: what else must be known.
+    further: what else was judged, in words.
   """
 
   machine: str
@@ -38,6 +48,7 @@ class Budget:
   batch: int | None
   accepted: tuple[float, ...]
   remark: str = ""
+  further: tuple[str, ...] = ()
 
   @property
   def windows(self) -> int:
@@ -53,7 +64,9 @@ def of(name: str, folder: pathlib.Path = FOLDER) -> list[Budget]:
     found += [_budget(card, row["part"]) for row in card["rows"]
               if row["system"] == name and "judged" in row["part"]]
   # A part that was decoded twice was trained once.
-  return sorted(set(found), key=lambda budget: budget.accepted)
+  return sorted((budget for budget in set(found)
+                 if budget.accepted or budget.further),
+                key=lambda budget: budget.accepted)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +92,8 @@ class Estimate:
 def estimates(name: str, minutes: Sequence[float] = (10, 60),
               folder: pathlib.Path = FOLDER) -> list[Estimate]:
   """What other budgets on CPU cores should give; none if no pace is known."""
-  budgets = sorted((budget for budget in of(name, folder) if budget.batch),
+  budgets = sorted((budget for budget in of(name, folder)
+                    if budget.batch and budget.accepted),
                    key=lambda budget: budget.windows)
   # What was tried under other conditions counts where there is nothing else.
   alike = [budget for budget in budgets if not budget.remark]
@@ -99,19 +113,42 @@ def estimates(name: str, minutes: Sequence[float] = (10, 60),
   return found
 
 
+def coverage(name: str, card: pathlib.Path = COVERAGE) -> dict[int, float]:
+  """Share of tiny-python's own held-out text by tokens of a trimmed draft."""
+  if not card.exists():
+    return {}
+  rows = json.loads(card.read_text(encoding="utf-8"))["rows"]
+  return {row["key"]["size"]: row["key"]["covers"] for row in rows
+          if row["key"]["system"] == name}
+
+
 def text(name: str, folder: pathlib.Path = FOLDER) -> str:
-  """The same in words, a line for each budget."""
+  """The same in words, a line for each budget; one for what is counted."""
+  if parts.is_counted(name):
+    return _counted(name)
   lines = [_line(budget) for budget in of(name, folder)]
   lines += [_estimated(found) for found in estimates(name, folder=folder)]
   return "\n".join(f"{name}, {line}" for line in lines)
 
 
+def _counted(name):
+  line = f"{name}, counted, not trained: {parts.summary_of(name)}"
+  if found := coverage(name):
+    line += (f" Expect {', '.join(map(str, found))} tokens to cover"
+             f" {_shares(found.values())} of what tiny-python's target writes"
+             " itself on held-out text.")
+  return line
+
+
 def _line(budget):
   windows = f" of {budget.batch} windows" if budget.batch else ""
   remark = f", {budget.remark}" if budget.remark else ""
+  said = budget.further
+  if budget.accepted:
+    said = (f"acceptance to depth 1, 2, ... of {_shares(budget.accepted)}",
+            *said)
   return (f"{budget.minutes:.2g} min on {budget.machine} ({budget.steps} steps"
-          f"{windows}{remark}): expect acceptance to depth 1, 2, ... of"
-          f" {_shares(budget.accepted)}")
+          f"{windows}{remark}): expect {', '.join(said)}")
 
 
 def _estimated(found):
@@ -135,7 +172,9 @@ def _budget(card, part):
                 _minutes(card["flags"], part), part["steps"],
                 card["flags"]["batch"],
                 tuple(last[f"{_PREFIX}{depth}"] for depth in depths),
-                card.get("remark", ""))
+                card.get("remark", ""),
+                tuple(said.format(last[key]) for key, said in _FURTHER.items()
+                      if key in last))
 
 
 def _minutes(flags, part):

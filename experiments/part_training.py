@@ -15,9 +15,11 @@ from absl import flags
 import numpy as np
 from tqdm import auto as tqdm
 
+from experiments import common
 from experiments import parts
 from spec_jax import api
 from spec_jax.core import registry
+from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import types
 from spec_jax.drafters import none
 from spec_jax.evaluation import report
@@ -27,8 +29,9 @@ from spec_jax.systems import registration
 from spec_jax.training import data
 from spec_jax.verifiers import matching
 
-# How a target writes text for its drafter: rows at once, temperatures.
-_OWN_BATCH, _OWN_TEMPERATURES = 256, (0.0, 0.8)
+# How a target writes text for its drafter: rows at once, temperatures. Drafts
+# are always judged by text of these, so that judgements can be compared.
+_OWN_BATCH, OWN_TEMPERATURES = 256, (0.0, 0.8)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,6 +47,7 @@ class Bench:
     seed: of weights and data order.
     checkpoint_every: steps.
     stored_steps: see `parts.Run`.
+    own_temperatures: of the target's own text to learn from.
   """
 
   home: pathlib.Path
@@ -54,6 +58,7 @@ class Bench:
   seed: int
   checkpoint_every: int
   stored_steps: int = 0
+  own_temperatures: tuple[float, ...] = OWN_TEMPERATURES
 
   @functools.cached_property
   def made_for(self) -> str:
@@ -106,17 +111,25 @@ class Bench:
     return {key: float(value) for key, value in judge.found.items()}
 
   def own_text(self, options: Any, stream: np.ndarray,
-               temperatures: tuple[float, ...] = _OWN_TEMPERATURES
+               temperatures: tuple[float, ...] | None = None, top_k: int = 0
                ) -> np.ndarray:
-    """See `parts.Run`; systems trained in one folder share the texts."""
+    """See `parts.Run`; systems trained in one folder share the texts.
+
+    Text to learn from is of the bench's temperatures where none are given.
+    """
+    is_train = stream is self.train
+    if temperatures is None:
+      temperatures = self.own_temperatures if is_train else OWN_TEMPERATURES
     how = "_".join(f"{t:g}" for t in temperatures)
+    if top_k:
+      how += f"_top_{top_k}"
     path = self.folder / (
-        f"own_{'train' if stream is self.train else 'heldout'}_"
+        f"own_{'train' if is_train else 'heldout'}_"
         f"{self.made_for[:8]}_{self.seed}_{options.own_windows}x"
         f"{options.length}_at_{how}.npy")
     return own_text(path, options, self.bundle.target,
                     self.bundle.params["target"], stream, self.seed,
-                    temperatures)
+                    temperatures, top_k)
 
   def with_part(self, name: str, hyper: dict[str, Any], params: Any
                 ) -> "Bench":
@@ -131,7 +144,8 @@ class Bench:
 
 
 def open_bench(models: str, corpus: str | None, folder: pathlib.Path,
-               seed: int, checkpoint_every: int, stored_steps: int = 0
+               seed: int, checkpoint_every: int, stored_steps: int = 0,
+               own_temperatures: tuple[float, ...] = OWN_TEMPERATURES
                ) -> Bench:
   """Reads the bundle and the corpus.
 
@@ -142,6 +156,7 @@ def open_bench(models: str, corpus: str | None, folder: pathlib.Path,
     seed: see `Bench`.
     checkpoint_every: see `Bench`.
     stored_steps: see `Bench`.
+    own_temperatures: see `Bench`.
 
   Raises:
     ValueError: one of them is missing or broken.
@@ -152,35 +167,60 @@ def open_bench(models: str, corpus: str | None, folder: pathlib.Path,
   return Bench(
       home, bundle, data.pack(tokenizer, texts.train),
       data.pack(tokenizer, [text for _, text in texts.heldout]), folder, seed,
-      checkpoint_every, stored_steps)
+      checkpoint_every, stored_steps, own_temperatures)
 
 
 def define(values: flags.FlagValues) -> None:
-  """--models, --corpus and --checkpoint_every."""
+  """--models, --corpus, --checkpoint_every and --own_temperatures."""
   flags.DEFINE_string("models", "tiny-python", "A bundle, by name or folder.",
                       flag_values=values)
   flags.DEFINE_string("corpus", None, "As of experiments.train.",
                       flag_values=values)
   flags.DEFINE_integer("checkpoint_every", 50, "Steps between checkpoints.",
                        lower_bound=1, flag_values=values)
+  define_own_temperatures(values)
+
+
+def define_own_temperatures(values: flags.FlagValues, when: str = "") -> None:
+  """--own_temperatures; `when` begins its help."""
+  flags.DEFINE_list("own_temperatures", [f"{t:g}" for t in OWN_TEMPERATURES],
+                    f"{when}Temperatures at which the target writes the text to"
+                    " learn from, batch by batch in turn; not of recipes that"
+                    " have their own, nor of the text to judge by.",
+                    flag_values=values)
+
+
+def own_temperatures(values: flags.FlagValues) -> tuple[float, ...]:
+  """The values of --own_temperatures; raises ValueError."""
+  found = common.numbers(values.own_temperatures, "own_temperatures")
+  for value in found:
+    if not 0 <= value < float("inf"):
+      raise ValueError(
+          f"--own_temperatures: {value:g}, expected numbers from 0 on.")
+  return tuple(found)
 
 
 def of_flags(values: flags.FlagValues) -> Bench:
   """What `define`, --out and --seed ask for; raises ValueError."""
   return open_bench(values.models, values.corpus,
                     report.make_folder(values.out), values.seed,
-                    values.checkpoint_every)
+                    values.checkpoint_every,
+                    own_temperatures=own_temperatures(values))
 
 
-def changes(name: str, text: str) -> dict[str, Any]:
+def changes(name: str, text: str, given: Mapping[str, Any] | None = None
+            ) -> dict[str, Any]:
   """Fields of the recipe of a part, as --recipe writes them.
 
   Args:
     name: of the system.
     text: JSON of an object; lists become tuples, as hyper-parameters want them.
+    given: fields that flags of their own give, those of them that the recipe
+      has; they go before.
 
   Raises:
-    ValueError: it is no such JSON, or the recipe has no such field.
+    ValueError: it is no such JSON, or the recipe has no such field, or refuses
+      its value.
   """
   try:
     found = json.loads(text)
@@ -195,7 +235,14 @@ def changes(name: str, text: str) -> dict[str, Any]:
     if key not in known:
       raise ValueError(registry.unknown(
           f"field of --recipe for {name}", key, known or ("none",)))
-  return {key: _tuples(value) for key, value in found.items()}
+  found = {key: _tuples(value) for key, value in found.items()} | {
+      key: value for key, value in (given or {}).items() if key in known}
+  try:
+    if recipe is not None:
+      dataclasses.replace(recipe, **found)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"--recipe for {name}: {error}") from error
+  return found
 
 
 def _tuples(value):
@@ -234,8 +281,8 @@ def progress(name, num_steps, tokens):
 
 def own_text(path: pathlib.Path, recipe: Any, teacher: Any, params: Any,
              stream: np.ndarray, seed: int,
-             temperatures: tuple[float, ...] = _OWN_TEMPERATURES
-             ) -> np.ndarray:
+             temperatures: tuple[float, ...] = OWN_TEMPERATURES,
+             top_k: int = 0) -> np.ndarray:
   """Windows `u16[n, length]` begun by the corpus, continued by the teacher.
 
   Args:
@@ -246,10 +293,19 @@ def own_text(path: pathlib.Path, recipe: Any, teacher: Any, params: Any,
     stream: `u16[m]`, the corpus.
     seed: of windows and draws.
     temperatures: that batches take in turn.
+    top_k: tokens are drawn among so many most likely ones; 0: among all.
+
+  Raises:
+    ValueError: there are fewer windows than temperatures.
   """
   if path.exists():
     return np.load(path)
-  batch = min(_OWN_BATCH, recipe.own_windows // 2)
+  if recipe.own_windows < len(temperatures):
+    raise ValueError(
+        f"own_windows={recipe.own_windows}, expected one at least for each of"
+        f" the temperatures {', '.join(f'{t:g}' for t in temperatures)}.")
+  # So small that every temperature has its turn.
+  batch = min(_OWN_BATCH, recipe.own_windows // max(2, len(temperatures)))
   start = parts.begun(recipe.length)
   prompts = data.Windows(stream, batch, start, seed + 1)
   system = registration.compose(
@@ -261,8 +317,8 @@ def own_text(path: pathlib.Path, recipe: Any, teacher: Any, params: Any,
     begun = prompts(step)
     result = api.generate(
         system, types.Params(params), begun.tolist(), seed=seed + step,
-        max_new_tokens=recipe.length - start,
-        temperature=temperatures[step % len(temperatures)])
+        max_new_tokens=recipe.length - start, sampling=sampling_lib.Sampling(
+            temperatures[step % len(temperatures)], top_k))
     rows.append(np.concatenate(
         [begun, np.asarray(result.tokens)], axis=1).astype(np.uint16))
   own = np.concatenate(rows)[:recipe.own_windows]

@@ -102,6 +102,7 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_integer("own_windows", None, "With --system: windows of the"
                        " target's own text to learn from; default: the"
                        " recipe's.", lower_bound=2, flag_values=values)
+  part_training.define_own_temperatures(values, "With --system: ")
   flags.DEFINE_integer("stored_steps", 0, "With --system: keep what the target"
                        " says of the batches of so many steps on disk and"
                        " train on these again and again; their bytes are told"
@@ -167,13 +168,14 @@ def train_part(values) -> int:
   """Trains what a system adds to a bundle; returns the exit code."""
   name = values.system
   with common.clean_errors():
-    changes = part_training.changes(name, values.recipe) | {
+    changes = part_training.changes(name, values.recipe, {
         key: value for key, value in (
             ("num_steps", values.steps), ("batch", values.batch),
-            ("own_windows", values.own_windows)) if value is not None}
+            ("own_windows", values.own_windows)) if value is not None})
     bench = part_training.open_bench(
         values.models, values.corpus, report.make_folder(values.out),
-        values.seed, values.checkpoint_every, values.stored_steps)
+        values.seed, values.checkpoint_every, values.stored_steps,
+        part_training.own_temperatures(values))
   if known := expected.text(name):
     print(known)
   with common.clean_errors():

@@ -1,6 +1,7 @@
 """Trained parts that systems add to the models of a bundle."""
 
 from collections.abc import Callable
+import inspect
 from types import MappingProxyType
 from typing import Any
 
@@ -28,3 +29,14 @@ TRAINERS: MappingProxyType[str, Callable[[Run], tuple[dict[str, Any], Any]]] = (
 def recipe_of(name: str) -> Any:
   """The recipe of a part; None for a part that has none."""
   return (getattr(TRAINERS[name], "args", ()) or (None,))[-1]
+
+
+def is_counted(name: str) -> bool:
+  """Whether no steps are taken for a part: it follows from a text at once."""
+  return not hasattr(recipe_of(name), "num_steps")
+
+
+def summary_of(name: str) -> str:
+  """One line, the first of the trainer's docstring."""
+  trainer = TRAINERS[name]
+  return inspect.getdoc(getattr(trainer, "func", trainer)).splitlines()[0]

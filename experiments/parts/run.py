@@ -34,7 +34,8 @@ class Run:
     heldout: `u16[n]`, text to judge by.
     own_text: `(options, tokens, **how) -> u16[n, length]`, text of the target,
       each window begun by the corpus, see `begun`; options have `own_windows`
-      and `length`. The keyword `temperatures` may say at which it is written.
+      and `length`. The keyword `temperatures` may say at which it is written,
+      `top_k` among how many tokens each is drawn.
     folder: of checkpoints and log.
     seed: of weights, draws and order.
     checkpoint_every: steps.
@@ -42,8 +43,8 @@ class Run:
     progress: `(num_steps, tokens of a step) ->` context of a function for
       `loop.fit`.
     made_for: fingerprint of the target.
-    stored_steps: so many batches are kept on disk with what the target says of
-      them, and taken again and again; 0: it is computed on-line.
+    stored_steps: so many batches, of each stage, are kept on disk with what the
+      target says of them, and taken again and again; 0: it is computed on-line.
   """
 
   bundle: bundle_lib.Bundle
@@ -98,8 +99,21 @@ class Run:
       raise ValueError(
           f"stored_steps={self.stored_steps}, expected 0: what this training"
           " reads of the target is not the same each time it meets a text.")
+    keep = lambda batches, steps, name: self._kept(
+        recipe.reads, batches, steps, self.folder / name, frozen)
+    if isinstance(windows, data.Stages):  # Batches of a shard are of one shape.
+      stored = data.Stages(
+          keep(windows.first, windows.switch, "features"),
+          keep(windows.second, num_steps - windows.switch, "features_second"),
+          windows.switch)
+    else:
+      stored = keep(windows, num_steps, "features")
+    return recorded.reading(recipe), stored
+
+  def _kept(self, reads, batches, num_steps, folder, frozen):
+    """Batches of so many steps with their features, which are there then."""
     stored = recorded.Recorded(
-        windows, recipe.reads, self.folder / "features", self.made_for,
+        batches, reads, folder, self.made_for,
         min(self.stored_steps, num_steps), self.seed)
     if missing := stored.missing():
       print(f"features of the target: {stored.num_bytes:,} bytes in"
@@ -107,7 +121,7 @@ class Run:
             " them still to be written", flush=True)
       stored.write(frozen["target"], tqdm.tqdm(
           missing, desc="features", unit="shard"))
-    return recorded.reading(recipe), stored
+    return stored
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

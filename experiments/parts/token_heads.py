@@ -12,7 +12,9 @@ from spec_jax.models import token_heads as networks
 from spec_jax.systems.heads import clover_2
 from spec_jax.systems.heads import hydra_pp
 from spec_jax.training import adversarial
+from spec_jax.training import data
 from spec_jax.training import joint_heads as joint
+from spec_jax.training import staged_heads as staged
 from spec_jax.training import token_heads
 from spec_jax.trees import expansion
 from spec_jax.trees import shapes
@@ -29,7 +31,27 @@ def draft_heads(options: token_heads.TokenHeadRecipe, run: run_lib.Run
   Beside the log it writes calibration.json: how often the token of each rank is
   right, and the trees that this suits, by their number of nodes.
   """
-  return _trained(options, run, token_heads.recipe, lambda tokens, step: tokens)
+  return _trained(options, run, token_heads.recipe, run_lib.Run.mixed)
+
+
+def staged_heads(options: staged.StagedRecipe, run: run_lib.Run
+                 ) -> tuple[dict[str, Any], Any]:
+  """The same on ordinary text first, then on what the target wrote."""
+  return _trained(options, run, token_heads.recipe, in_stages)
+
+
+def in_stages(run: run_lib.Run, options: staged.StagedRecipe
+              ) -> data.Windows | data.Stages:
+  """Batches of the corpus, then shorter windows of the target's own text."""
+  first = data.Windows(run.train, options.batch, options.length, run.seed)
+  if options.switch == options.num_steps:
+    return first
+  second = options.second
+  own = run.own_text(
+      second, run.train, temperatures=(options.own_temperature,),
+      top_k=options.own_top_k)
+  return data.Stages(
+      first, data.Rows(own, second.batch, run.seed), options.switch)
 
 
 def joint_heads(options: joint.JointRecipe, run: run_lib.Run
@@ -39,23 +61,20 @@ def joint_heads(options: joint.JointRecipe, run: run_lib.Run
   They are judged with the target as it has become, on texts that it wrote as
   it was.
   """
-  return _trained(options, run, joint.recipe,
-                  lambda tokens, step: (tokens, step))
+  return _trained(options, run, joint.recipe, run_lib.Run.mixed)
 
 
-def _trained(options, run, recipe_fn, batch_fn):
+def _trained(options, run, recipe_fn, batches_fn):
   target, frozen = run.bundle.target, run.bundle.params["target"]
   options = run.adapt(options)
-  windows = run.mixed(options)
   judged = run.judged(options, _JUDGED, temperatures=(0.0,))
   start = run_lib.begun(options.length)
   evaluate = token_heads.evaluator(
       options, target, frozen, expansion.Shape((1,) * options.levels), judged,
       start)
   params = run.fit(
-      recipe_fn(options, target, frozen),
-      lambda step: batch_fn(windows(step), step), options.num_steps,
-      {"target": frozen}, evaluate=evaluate)
+      recipe_fn(options, target, frozen), batches_fn(run, options),
+      options.num_steps, {"target": frozen}, evaluate=evaluate)
   params.pop(adversarial.DISCRIMINATOR, None)
   accepts = token_heads.rank_accuracy(
       options, target, frozen, params, judged, start, _RANKS)
@@ -92,11 +111,14 @@ HEADS: MappingProxyType[str, token_heads.TokenHeadRecipe] = MappingProxyType({
         learning_rate=1e-3, decay=0.7, is_taught=True, feature_weight=10.0),
     "recurrent_drafter": token_heads.TokenHeadRecipe(
         recurrent_heads.RecurrentHead, {}, levels=5, warmup=0.1, decay=1.0),
-    "token_embedding_speculator": token_heads.TokenHeadRecipe(
-        recurrent_heads.MlpSpeculator,
-        {"num_stages": 4, "is_tied": True, "scales_input": True}, decay=1.0),
     "bpd": token_heads.TokenHeadRecipe(
         networks.BlockwiseHeads, {"num_heads": 4, "hidden": 384}, decay=1.0),
+})
+
+STAGED_HEADS: MappingProxyType[str, staged.StagedRecipe] = MappingProxyType({
+    "token_embedding_speculator": staged.StagedRecipe(
+        recurrent_heads.MlpSpeculator,
+        {"num_stages": 4, "is_tied": True, "scales_input": True}, decay=1.0),
 })
 
 # Heads that are trained with their target. The published rank is 32, of targets
@@ -109,5 +131,7 @@ JOINT_HEADS: MappingProxyType[str, joint.JointRecipe] = MappingProxyType({
 
 TRAINERS = MappingProxyType({
     name: functools.partial(train_fn, recipe)
-    for train_fn, recipes in ((draft_heads, HEADS), (joint_heads, JOINT_HEADS))
+    for train_fn, recipes in (
+        (draft_heads, HEADS), (staged_heads, STAGED_HEADS),
+        (joint_heads, JOINT_HEADS))
     for name, recipe in recipes.items()})

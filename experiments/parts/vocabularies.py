@@ -30,6 +30,7 @@ class VocabularyRecipe:
 def corpus_vocabulary(options: VocabularyRecipe, run: run_lib.Run
                       ) -> tuple[dict[str, Any], Any]:
   """The tokens most frequent in the corpus."""
+  options = run.adapt(options)
   vocab_size = run.bundle.target.vocab_size
   return {}, {feature_model.TOKEN_IDS: vocabulary.most_frequent(
       run.train, vocab_size, min(options.size, vocab_size))}
@@ -38,6 +39,7 @@ def corpus_vocabulary(options: VocabularyRecipe, run: run_lib.Run
 def own_vocabulary(options: VocabularyRecipe, run: run_lib.Run
                    ) -> tuple[dict[str, Any], Any]:
   """The tokens that the target writes most."""
+  options = run.adapt(options)
   own = run.own_text(options, run.train)
   return {}, {feature_model.TOKEN_IDS: written(
       options, run, own, options.size)}

@@ -3,7 +3,8 @@
 Falcon (Gao et al. 2024, arXiv 2412.12639), Sec. 3.1: where a first pass is
 wrong, a share of the answers is shown to a second one, features and tokens
 alike, and the second pass learns the others. So what the guesses of a block owe
-to each other is learnt although they are made at once.
+to each other is learnt although they are made at once. The share falls over the
+training, and at its end nothing is shown, as in decoding.
 """
 
 from collections.abc import Callable
@@ -32,7 +33,8 @@ class BlockRecipe(features_lib.FeatureRecipe):
   """How a block net is trained; see `FeatureRecipe` for the rest.
 
   Attributes:
-    glance: the largest share of wrong guesses whose answers are shown.
+    glance: share of wrong guesses whose answers are shown in the first step;
+      it falls to 0, see `shown_share`.
     hard_weight: share of the most likely token, beside the whole law, in the
       law's part of the loss.
   """
@@ -68,6 +70,12 @@ def read_text(model: block_model.BlockModel, params: Any, tokens: jax.Array,
   return types.ModelOut(logits, out.fresh, jax.tree.map(first, out.taps))
 
 
+def shown_share(options: BlockRecipe, step: jax.Array | int) -> jax.Array:
+  """`glance * (E - e) / E` after e of E steps (Sec. 3.1: epochs)."""
+  left = jnp.asarray(options.num_steps - step, jnp.float32)
+  return options.glance * jnp.maximum(left, 0) / options.num_steps
+
+
 def shown(key: jax.Array, is_wrong: jax.Array, block: int, share: jax.Array
           ) -> jax.Array:
   """Which answers are shown to the second pass, `bool[B, W]`.
@@ -96,15 +104,16 @@ def shown(key: jax.Array, is_wrong: jax.Array, block: int, share: jax.Array
 
 
 def objective(options: BlockRecipe, model: block_model.BlockModel, params: Any,
-              frozen: Any, tokens: jax.Array, key: jax.Array
+              frozen: Any, tokens: jax.Array, key: jax.Array,
+              step: jax.Array | int
               ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Loss and metrics of windows `i32[B, T]`."""
+  """Loss and metrics of windows `i32[B, T]`, after so many steps."""
   known = {**frozen, model.part: {**frozen.get(model.part, {}), **params}}
   truth = recorded.said(
       model.target, known, tokens, features_lib.reads(model).taps)
   taps = truth.taps
   features, width = model.enter(known, taps), tokens.shape[1] - 1
-  noise_key, offset_key, share_key, shown_key = jax.random.split(key, 4)
+  noise_key, offset_key, shown_key = jax.random.split(key, 3)
   ahead = lambda array: columns.shifted(array, model.block, width)
   p_logits = ahead(truth.logits)
   best = jnp.argmax(p_logits, axis=-1)
@@ -115,11 +124,11 @@ def objective(options: BlockRecipe, model: block_model.BlockModel, params: Any,
     read += jax.random.uniform(
         noise_key, read.shape, read.dtype, -options.noise, options.noise)
   offset = jax.random.randint(offset_key, (), 0, model.block)
+  share = shown_share(options, step)
   if options.glance:
     first = jax.lax.stop_gradient(
         read_text(model, known, given, read, offset).logits)
     is_wrong = (jnp.argmax(first, axis=-1) != best) & is_real
-    share = jax.random.uniform(share_key, (), maxval=options.glance)
     # The last answer has no token behind it.
     is_shown = shown(shown_key, is_wrong, model.block, share) & (
         jnp.arange(width) < width - model.block)[None]
@@ -136,16 +145,16 @@ def objective(options: BlockRecipe, model: block_model.BlockModel, params: Any,
   total = options.feature_weight * parts["feature"] + options.law_weight * (
       (1 - options.hard_weight) * parts["law"]
       + options.hard_weight * parts["hard"])
-  return total, parts
+  return total, parts | {"shown_share": share}
 
 
 def recipe(options: BlockRecipe, model: block_model.BlockModel) -> loop.Recipe:
   """For `loop.fit`; `frozen` are all other parts' parameters, by part."""
   model = features_lib.in_dtype(model, options.dtype)
   return dataclasses.replace(
-      features_lib.recipe(options, model),
-      loss=lambda params, frozen, tokens, key: objective(
-          options, model, params, frozen, tokens, key))
+      features_lib.recipe(options, model), wants_step=True,
+      loss=lambda params, frozen, tokens, key, step: objective(
+          options, model, params, frozen, tokens, key, step))
 
 
 def accepted(model: block_model.BlockModel, params: Any, tokens: jax.Array,

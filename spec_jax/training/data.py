@@ -4,10 +4,12 @@ A batch is a pure function of `(seed, step)`, so that a resumed run sees what
 the interrupted one would have seen.
 """
 
+from collections.abc import Callable
 import dataclasses
 import hashlib
 import pathlib
 import sysconfig
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -205,6 +207,28 @@ class Mixed:
     half = self.corpus.batch // 2
     own = Rows(self.rows, half, self.seed)(step)
     return np.concatenate([self.corpus(step)[half:], own])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stages:
+  """Batches of one kind and, from some step on, of another.
+
+  Attributes:
+    first: step -> batch, a pure function of the step.
+    second: the same; its steps count from the switch on. Its batches may be of
+      another shape.
+    switch: the first step of the second stage.
+  """
+
+  first: Callable[[int], Any]
+  second: Callable[[int], Any]
+  switch: int
+
+  def __call__(self, step: int) -> Any:
+    """The batch of a step."""
+    if step < self.switch:
+      return self.first(step)
+    return self.second(step - self.switch)
 
 
 def heldout_prompts(corpus: Corpus, tokenizer: tokenizers.Tokenizer,

@@ -32,6 +32,7 @@ class LengthRecipe:
     length: tokens per window.
     own_windows: windows that the target writes; the training data.
     judged_windows: of held-out text, continued by the target.
+    optimizer: by `optimizers.BY_NAME`; the paper's is "cosine".
     learning_rate: peak; falls to 0 over all of the steps.
     short_weight: of an error towards too few drafts, over one towards too
       many.
@@ -44,8 +45,12 @@ class LengthRecipe:
   length: int = 128
   own_windows: int = 512
   judged_windows: int = 16
+  optimizer: str = "adam"
   learning_rate: float = 1e-3
   short_weight: float = 2.0
+
+  def __post_init__(self):
+    optimizers.check(self.optimizer)
 
   @property
   def hyper(self) -> dict[str, Any]:
@@ -79,6 +84,28 @@ def asymmetric(predicted: jax.Array, labels: jax.Array, short_weight: float
   return jnp.where(predicted < labels, short_weight * gap, gap).mean()
 
 
+def decoded(predicted: jax.Array, labels: jax.Array, depth: int
+            ) -> dict[str, jax.Array]:
+  """What rounds from all prefixes give that draft as far as is predicted.
+
+  Args:
+    predicted: `f32[B, W]`; so many drafts are made, rounded, within the depth.
+    labels: `f32[B, W]`, of `depth` drafts how many would be accepted.
+    depth: D.
+
+  Returns:
+    "accept_d" for d from 1 to D, share of prefixes at which a draft d is made
+    and accepted; "tokens_per_call", one more than their sum; "wasted", drafts
+    of a round that are made in vain; "missed", drafts that would have been
+    accepted and are not made.
+  """
+  made = jnp.clip(jnp.round(predicted), 0, depth)
+  taken = jnp.minimum(made, labels)
+  return {f"accept_{d}": (taken >= d).mean() for d in range(1, depth + 1)} | {
+      "tokens_per_call": 1 + taken.mean(), "wasted": (made - taken).mean(),
+      "missed": (labels - taken).mean()}
+
+
 def recipe(options: LengthRecipe, model: feature_model.FeatureModel
            ) -> loop.Recipe:
   """For `loop.fit`; `frozen` are the draft's and the target's, by part."""
@@ -94,8 +121,9 @@ def recipe(options: LengthRecipe, model: feature_model.FeatureModel
 
   return loop.Recipe(
       lambda key: options.network.init(key, one, one)["params"], loss,
-      optimizers.adam(options.learning_rate, options.num_steps,
-                      warmup=max(1, options.num_steps // 20), decay=0.95))
+      optimizers.BY_NAME[options.optimizer](
+          options.learning_rate, options.num_steps,
+          warmup=max(1, options.num_steps // 20), decay=0.95))
 
 
 def evaluator(options: LengthRecipe, model: feature_model.FeatureModel,
@@ -103,7 +131,7 @@ def evaluator(options: LengthRecipe, model: feature_model.FeatureModel,
   """`params -> metrics` on held-out windows `u16[n, length]`.
 
   "error" is the mean absolute error of the predictor, "constant" that of the
-  best prediction that looks at nothing, the median.
+  best prediction that looks at nothing, the median; the rest as of `decoded`.
   """
 
   @jax.jit
@@ -111,7 +139,8 @@ def evaluator(options: LengthRecipe, model: feature_model.FeatureModel,
     embeds, features, labels = examples(model, frozen, tokens, options.depth)
     predicted = options.network.apply({"params": params}, embeds, features)
     return {"error": jnp.abs(predicted - labels).mean(),
-            "constant": jnp.abs(labels - jnp.median(labels)).mean()}
+            "constant": jnp.abs(labels - jnp.median(labels)).mean()
+            } | decoded(predicted, labels, options.depth)
 
   return lambda params: {
       key: float(value) for key, value in measure(

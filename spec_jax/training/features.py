@@ -37,7 +37,6 @@ class FeatureRecipe(part_recipe.PartRecipe):
   """How a feature net is trained.
 
   Attributes, beside those of every part:
-    optimizer: by `optimizers.BY_NAME`.
     steps: of guessing, in each window and from each column (n).
     step_decay: weight of a step over that of the one before.
     is_detached: whether a step's guess is a constant to the next one.
@@ -59,7 +58,6 @@ class FeatureRecipe(part_recipe.PartRecipe):
   """
 
   num_steps: int = 400
-  optimizer: str = "adam"
   steps: int = 1
   step_decay: float = 0.8
   is_detached: bool = False
@@ -87,7 +85,7 @@ def recipe(options: FeatureRecipe, model: feature_model.FeatureModel,
     begin: parameters to begin with; None for fresh ones.
   """
   model = in_dtype(model, options.dtype)
-  rule = optimizers.of_part(options, options.optimizer)
+  rule = optimizers.of_part(options)
   if options.adversarial_weight:  # Neither player's gradient clips the other's.
     rule = optax.multi_transform({True: rule, False: rule}, adversarial.labels)
 

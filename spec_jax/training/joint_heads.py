@@ -81,9 +81,9 @@ class JointRecipe(token_heads.TokenHeadRecipe):
 
 def recipe(options: JointRecipe, target: contract.LinenModel, frozen: Any
            ) -> loop.Recipe:
-  """For `loop.fit`, whose batches are here pairs (tokens, step).
+  """For `loop.fit`, whose frozen is `{"target": params}`; here the params.
 
-  Its frozen is `{"target": params}`, of the target before; here the params.
+  Both are of the target before.
   """
   heads = token_heads.assemble(options, target)
 
@@ -92,10 +92,11 @@ def recipe(options: JointRecipe, target: contract.LinenModel, frozen: Any
     change = lora.init(jax.random.fold_in(key, 3), frozen, options.rank)
     return {**params, lora.CHANGE: change}
 
-  def loss(params, frozen, batch, key):
-    return loss_of(options, heads, params, frozen["target"], *batch, key)
+  def loss(params, frozen, tokens, key, step):
+    return loss_of(
+        options, heads, params, frozen["target"], tokens, step, key)
 
-  return loop.Recipe(init, loss, optimizer(options))
+  return loop.Recipe(init, loss, optimizer(options), wants_step=True)
 
 
 def optimizer(options: JointRecipe) -> optax.GradientTransformation:

@@ -26,16 +26,19 @@ class Recipe:
   Attributes:
     init: `key -> params`.
     loss: `(params, frozen, batch, key) -> (scalar, metrics)`; `frozen` is any
-      pytree that is not trained (a teacher's parameters).
+      pytree that is not trained (a teacher's parameters). With `wants_step`
+      a fifth argument `i32[]` says how many steps there were before.
     optimizer: of the parameters.
     reads: what the loss asks of a frozen target's forward over the batch, a
       `recorded.Reads`; None if that is no constant of the text.
+    wants_step: see `loss`.
   """
 
   init: Callable[[jax.Array], Any]
-  loss: Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, dict[str, Any]]]
+  loss: Callable[..., tuple[jax.Array, dict[str, Any]]]
   optimizer: optax.GradientTransformation
   reads: Any = None
+  wants_step: bool = False
 
 
 def fit(
@@ -75,8 +78,9 @@ def fit(
   @jax.jit
   def update(params, opt_state, frozen, batch, step):
     key = jax.random.fold_in(train_key, step)
+    when = (step,) * recipe.wants_step
     (loss, metrics), grads = jax.value_and_grad(recipe.loss, has_aux=True)(
-        params, frozen, batch, key)
+        params, frozen, batch, key, *when)
     updates, opt_state = recipe.optimizer.update(grads, opt_state, params)
     params = optax.apply_updates(params, updates)
     return params, opt_state, {"loss": loss, **metrics}

@@ -1,4 +1,4 @@
-"""Optimisers for small decoders."""
+"""Optimisers for small decoders and for the parts beside them."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import jax
 import optax
 from optax import contrib
 
+from spec_jax.core import registry
 from spec_jax.models import decoder
 
 # How many leading axes of a kernel with more than two are inputs, by the name
@@ -51,6 +52,46 @@ def adam(learning_rate: float, num_steps: int, *, warmup: int = 50,
                   b2=0.99, weight_decay=weight_decay))
 
 
+def eagle(learning_rate: float, num_steps: int, *, warmup: int = 50,
+          decay: float = 1.0, weight_decay: float = 0.01
+          ) -> optax.GradientTransformation:
+  """AdamW as EAGLE's repository trains with it, and those that follow it.
+
+  Li et al. 2024 (arXiv 2401.15077): betas 0.9 and 0.95, each value of the
+  gradient clipped to 0.5, a rate that rises and falls linearly. Of the weight
+  decay nothing is said: it is that of AdamW elsewhere. Arguments as `muon`.
+  """
+  del decay  # The rate falls from the end of the warm-up on.
+  return optax.chain(
+      optax.clip(0.5),
+      optax.adamw(triangle(learning_rate, num_steps, warmup),
+                  b1=0.9, b2=0.95, weight_decay=weight_decay))
+
+
+def cosine(learning_rate: float, num_steps: int, *, warmup: int = 50,
+           decay: float = 1.0, weight_decay: float = 0.01
+           ) -> optax.GradientTransformation:
+  """AdamW whose rate falls along a cosine (AdaEAGLE, GliDe).
+
+  The papers name the schedule alone; betas, norm and weight decay are those of
+  common trainers. Arguments as `muon`.
+  """
+  del decay  # The rate falls from the end of the warm-up on.
+  return optax.chain(
+      optax.clip_by_global_norm(1.0),
+      optax.adamw(optax.warmup_cosine_decay_schedule(
+          0.0, learning_rate, warmup, max(num_steps, warmup + 1)),
+                  weight_decay=weight_decay))
+
+
+def triangle(peak: float, num_steps: int, warmup: int) -> optax.Schedule:
+  """Linear to `peak`, then linear to 0 at the end."""
+  return optax.join_schedules([
+      optax.linear_schedule(0.0, peak, warmup),
+      optax.linear_schedule(peak, 0.0, max(num_steps - warmup, 1)),
+  ], [warmup])
+
+
 def trapezoid(peak: float, num_steps: int, warmup: int, decay: float
               ) -> optax.Schedule:
   """Linear to `peak`, constant, linear to 0 over the last `decay` of it."""
@@ -62,15 +103,21 @@ def trapezoid(peak: float, num_steps: int, warmup: int, decay: float
   ], [warmup, num_steps - decay_steps])
 
 
-BY_NAME = {"muon": muon, "adam": adam}
+BY_NAME = {"muon": muon, "adam": adam, "eagle": eagle, "cosine": cosine}
 
 
-def of_part(options: Any, name: str = "adam") -> optax.GradientTransformation:
-  """For the recipe of a part: `learning_rate`, `num_steps` and `decay`.
+def check(name: str) -> None:
+  """Raises ValueError for a name that is not in `BY_NAME`."""
+  if name not in tuple(BY_NAME):
+    raise ValueError(registry.unknown("optimizer", str(name), BY_NAME))
+
+
+def of_part(options: Any) -> optax.GradientTransformation:
+  """What the recipe of a part asks for, see `part_recipe.PartRecipe`.
 
   A short training warms up for a quarter of its steps, one of them at least.
   """
-  return BY_NAME[name](
+  return BY_NAME[options.optimizer](
       options.learning_rate, options.num_steps,
       warmup=min(50, max(1, options.num_steps // 4)), decay=options.decay)
 

@@ -110,9 +110,9 @@ def said(target: contract.LinenModel, frozen: Any, tokens: jax.Array,
 def reading(recipe: loop.Recipe) -> loop.Recipe:
   """The same recipe over the batches of `Recorded`."""
 
-  def loss(params, frozen, batch, key):
+  def loss(params, frozen, batch, *more):
     tokens, record = batch
-    return recipe.loss(params, {**frozen, RECORD: record}, tokens, key)
+    return recipe.loss(params, {**frozen, RECORD: record}, tokens, *more)
 
   return dataclasses.replace(recipe, loss=loss)
 

@@ -71,10 +71,59 @@ def test_a_part_that_was_not_trained_has_no_expectation(tmp_path):
   assert expected.text("hydra", tmp_path) == ""
 
 
-# What is counted takes no steps, and lengths are not judged by depth.
+def lengths(folder, **judged):
+  (folder / "lengths.json").write_text(json.dumps({
+      "environment": {"backend": "cpu", "device": "cpu", "num_cpus": 2},
+      "flags": {"minutes": 1, "batch": 4}, "rows": [{
+          "system": "ada_eagle", "part": {"steps": 7, "judged": [judged]}}]}))
+
+
+def test_lengths_that_were_not_judged_by_depth(tmp_path):
+  """No list without a number, and nothing is estimated from it."""
+  lengths(tmp_path, step=7, eval_error=0.5)
+  assert expected.text("ada_eagle", tmp_path) == (
+      "ada_eagle, 1 min on 2 CPU cores (7 steps of 4 windows): expect lengths"
+      " wrong by 0.50 drafts")
+  lengths(tmp_path, step=7)
+  assert expected.text("ada_eagle", tmp_path) == ""
+  for line in expected.text("ada_eagle").splitlines():  # What is shipped.
+    assert line.endswith(" drafts") or line[-1].isdigit() or line[-1] == ")"
+    assert "expect at least (" not in " ".join(line.split())
+
+
+def test_lengths_that_were(tmp_path):
+  lengths(tmp_path, eval_error=0.5, eval_wasted=0.25, eval_accept_1=0.4)
+  first, *estimates = expected.text("ada_eagle", tmp_path).splitlines()
+  assert first.endswith("expect acceptance to depth 1, 2, ... of 0.40, 0.25"
+                        " drafts of a call made in vain, lengths wrong by 0.50"
+                        " drafts")
+  assert len(estimates) == 2
+
+
+@pytest.mark.parametrize("name", [
+    name for name in parts.TRAINERS if parts.is_counted(name)])
+def test_what_is_counted_says_so(name):
+  said = expected.text(name)
+  assert said.startswith(f"{name}, counted, not trained: The ") or (
+      name == "cs_drafting" and "Max-Gram" in said)
+  assert len(said.splitlines()) == 1
+  assert ("tokens to cover 0." in said) == (name in ("fr_spec", "vocab_trim"))
+
+
+def test_coverage_grows_with_the_tokens(tmp_path):
+  for name in ("fr_spec", "vocab_trim"):
+    found = expected.coverage(name)
+    assert list(found) == sorted(found)
+    assert 0 < min(found.values()) and max(found.values()) < 1
+    assert list(found.values()) == sorted(found.values())
+  assert expected.coverage("eagle_9") == {}
+  assert expected.coverage("fr_spec", tmp_path / "none.json") == {}
+
+
+# What is counted takes no steps; lengths were judged by their error alone.
 @pytest.mark.parametrize("name", [
     name for name in drafter_shapes.BY_SYSTEM if name in parts.TRAINERS
-    and hasattr(parts.recipe_of(name), "num_steps") and name != "ada_eagle"])
+    and not parts.is_counted(name) and name != "ada_eagle"])
 def test_every_recipe_says_what_a_minute_gives(name):
   found = expected.of(name)
   assert any(budget.minutes == 1 for budget in found)

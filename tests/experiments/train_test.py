@@ -36,6 +36,18 @@ from spec_jax.training import loop
      "unknown field of --recipe for eagle_3 'law_wait'. Did you mean"
      " 'law_weight'"),
     (["--system=bpd_rescored", '--recipe={{"steps": 1}}'], "Known: none"),
+    (["--system=glide", '--recipe={{"optimizer": "eagel"}}'],
+     "--recipe for glide: unknown optimizer 'eagel'. Did you mean 'eagle'"),
+    (["--system=ada_eagle", '--recipe={{"optimizer": "sgd"}}'],
+     "Known: adam, cosine, eagle, muon"),
+    (["--system=glide", "--out={tmp}", "--own_temperatures=0,warm"],
+     "--own_temperatures: 'warm' is not a number"),
+    (["--system=glide", "--out={tmp}", "--own_temperatures=0,-1"],
+     "--own_temperatures: -1, expected numbers from 0 on"),
+    (["--system=glide", "--out={tmp}", "--own_temperatures="],
+     "--own_temperatures is empty"),
+    (["--system=medusa_1", '--recipe={{"length": "long"}}'],
+     "--recipe for medusa_1: '<' not supported"),
 ])
 def test_bad_flags(arguments, message, tmp_path, capsys):
   file = tmp_path / "file"
@@ -64,7 +76,7 @@ def corpus(tmp_path):
 
 
 # Fields of recipes that make them small; each has some of them.
-SMALL = dict(batch=2, length=16, judged_windows=2, judged_depth=2,
+SMALL = dict(batch=2, length=16, cut=2, judged_windows=2, judged_depth=2,
              vocabulary=200)
 NETWORKS = {"specdec_pp": learned.AcceptanceHead(1),
             "mcsd_improved": decision.DecisionNetwork((4,))}
@@ -132,6 +144,16 @@ def test_recipe_changes_the_net_and_its_training(
   bundle = bundle_lib.load_bundle(tiny).with_head("eagle_3", hyper, params)
   built, _ = systems.build("eagle_3", bundle, top_k=1, draw="iid")
   assert built.drafter.model.config.d_model == 8
+
+
+def test_a_counted_part_heeds_its_recipe(tiny, corpus, tmp_path, capsys):
+  assert train.main([
+      "--system=fr_spec", f"--models={tiny}", f"--corpus={corpus}",
+      f"--out={tmp_path}", '--recipe={"size": 40}', "--steps=3"]) == 0
+  assert "fr_spec, counted, not trained" in capsys.readouterr().out
+  _, params = part_file.read(
+      tmp_path / "heads" / "fr_spec.safetensors", bundle_lib.fingerprint(tiny))
+  assert params["token_ids"].shape == (40,)
 
 
 def test_features_are_kept_and_taken_again(

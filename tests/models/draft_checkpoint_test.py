@@ -86,8 +86,8 @@ def test_what_is_no_draft_is_told_the_kinds_that_are():
                "Medusa (model_type='medusa')", "Medusa (key medusa_num_heads)",
                "Hydra (key hydra_head_arch)", "MLP speculator (model_type=",
                "ReDrafter (model_type='recurrent_drafting_drafter')",
-               "EAGLE-1 and 2 (tensor fc.weight, or model", "EAGLE-3 (key draft_vocab",
-               "--hf_draft=FOLDER"):
+               "EAGLE-1 and 2 (tensor fc.weight, or model",
+               "EAGLE-3 (key draft_vocab", "--hf_draft=FOLDER"):
     assert part in message
 
 

@@ -5,6 +5,7 @@ import functools
 import tempfile
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from spec_jax.models import block_model
 from spec_jax.training import blocks
 from spec_jax.training import data
 from spec_jax.training import loop
+from spec_jax.training import recorded
 from tests import rounds
 from tests import toy
 from tests.training import features_test
@@ -64,9 +66,12 @@ def test_nothing_shown_is_one_plain_pass():
   plain = dataclasses.replace(OPTIONS, glance=0.0, noise=0.0, hard_weight=0.0)
   found = [float(blocks.objective(
       dataclasses.replace(plain, glance=glance), MODEL, own, FROZEN, tokens,
-      jax.random.key(4))[0]) for glance in (0.0, 1e-6, 1.0)]
+      jax.random.key(4), step)[0]) for glance, step in (
+          (0.0, 0), (1e-6, 0), (1.0, 0), (1.0, OPTIONS.num_steps))]
   np.testing.assert_allclose(found[0], found[1], rtol=1e-6)
   assert abs(found[2] - found[0]) > 1e-4
+  # When all steps are done nothing is shown any more.
+  np.testing.assert_allclose(found[0], found[3], rtol=1e-6)
   truth = MODEL.target.score(FROZEN["target"], tokens, taps=("final",))
   # Offsets only differ in what the first pairs see.
   by_offset = []
@@ -80,6 +85,42 @@ def test_nothing_shown_is_one_plain_pass():
     cross = -(law * jax.nn.log_softmax(out.logits[:, :-1])).sum(-1).mean()
     by_offset.append(float(smooth + 0.1 * cross))
   assert min(abs(found[0] - np.asarray(by_offset))) < 1e-4
+
+
+def test_the_share_that_is_shown_falls_with_the_steps():
+  """The paper's 0.4 (E - e) / E, with steps as epochs."""
+  options = blocks.BlockRecipe(num_steps=40)
+  found = [float(blocks.shown_share(options, step))
+           for step in (0, 10, 20, 39, 40, 50)]
+  np.testing.assert_allclose(found, [.4, .3, .2, .01, 0, 0], atol=1e-6)
+
+
+def test_as_many_are_shown_as_the_share_of_the_wrong_ones():
+  """In whole blocks, whatever is wrong."""
+  width, options = 60, blocks.BlockRecipe(num_steps=10)
+  is_wrong = jnp.asarray(np.random.default_rng(0).random((4, width)) < .7)
+  for step in (0, 3, 10):
+    share = blocks.shown_share(options, step)
+    found = np.asarray(blocks.shown(jax.random.key(step), is_wrong, 3, share))
+    wanted = np.round(.4 * (10 - step) / 10 * np.asarray(is_wrong).sum(1) / 3)
+    np.testing.assert_array_equal(found.sum(1), 3 * wanted)
+
+
+def test_the_loop_tells_the_loss_its_step(tmp_path):
+  """Also of a run that goes on, and of features that were stored."""
+  options = dataclasses.replace(OPTIONS, num_steps=4, batch=2)
+  recipe = blocks.recipe(options, MODEL)
+  rows = data.Rows(features_test.texts(8), options.batch)
+  kept = recorded.Recorded(rows, recipe.reads, tmp_path / "kept", "abc", 2)
+  kept.write(FROZEN["target"], kept.missing())
+  for name, make, batches in (
+      ("plain", recipe, rows), ("stored", recorded.reading(recipe), kept)):
+    for num_steps in (2, 4):
+      loop.fit(make, batches, frozen=FROZEN, num_steps=num_steps,
+               folder=tmp_path / name)
+    log = loop.read_log(tmp_path / name / loop.LOG_NAME)
+    np.testing.assert_allclose(
+        [row["shown_share"] for row in log], [.4, .3, .2, .1], rtol=1e-6)
 
 
 def test_training_raises_acceptance():

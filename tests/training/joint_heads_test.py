@@ -50,9 +50,9 @@ def loss_fn(options=OPTIONS):
 
 def test_training_starts_with_the_target_as_it_is():
   for step in (0, 30):
-    _, metrics = loss_fn()(start(), by_part(), (texts(), step), KEY)
+    _, metrics = loss_fn()(start(), by_part(), texts(), KEY, step)
     assert metrics["own"] == 0 and metrics["unchanged"] == 1
-  _, metrics = loss_fn()(moved(), by_part(), (texts(), 0), KEY)
+  _, metrics = loss_fn()(moved(), by_part(), texts(), KEY, 0)
   assert metrics["own"] > .01 and metrics["unchanged"] < 1
 
 
@@ -62,7 +62,7 @@ def test_loss_is_the_targets_own_and_the_weighted_one_of_the_heads(
   """By hand, from a target whose weights were changed beforehand."""
   options = dataclasses.replace(
       OPTIONS, is_distilled=is_distilled, weight=.3, decay=.5, ramp="linear")
-  found, metrics = loss_fn(options)(moved(), by_part(), (texts(), 10), KEY)
+  found, metrics = loss_fn(options)(moved(), by_part(), texts(), KEY, 10)
   changed = lora.merged(frozen(), moved()[lora.CHANGE])
   before, now = (target().score(own, texts()).logits
                  for own in (frozen(), changed))
@@ -98,13 +98,13 @@ def test_the_published_weights_are_the_defaults():
 def test_gradients_reach_heads_and_factors_only():
   """Of both losses together, and of each of them the right ones."""
   grads = jax.jit(jax.grad(lambda params: loss_fn()(
-      params, by_part(), (texts(), 20), KEY)[0]))(moved())
+      params, by_part(), texts(), KEY, 20)[0]))(moved())
   assert set(grads) == {"heads", lora.CHANGE}
   for leaf in jax.tree.leaves(grads):
     assert jnp.abs(leaf).max() > 0
   # Without a weight of the heads, factors are drawn to the target alone.
   calm = jax.jit(jax.grad(lambda params: loss_fn(dataclasses.replace(
-      OPTIONS, weight=0.0))(params, by_part(), (texts(), 20), KEY)[0]))(moved())
+      OPTIONS, weight=0.0))(params, by_part(), texts(), KEY, 20)[0]))(moved())
   assert all((leaf == 0).all() for leaf in jax.tree.leaves(calm["heads"]))
   assert all(jnp.abs(x).max() > 0 for x in jax.tree.leaves(calm[lora.CHANGE]))
 
@@ -142,12 +142,12 @@ def test_training_changes_the_target_a_little_and_raises_acceptance(tmp_path):
   make = joint_heads.recipe(OPTIONS, target(), frozen())
   before = jax.tree.map(jnp.copy, frozen())
   fit = functools.partial(
-      loop.fit, make, lambda step: (rows(step), step), folder=tmp_path,
-      frozen=by_part(), checkpoint_every=10)
+      loop.fit, make, rows, folder=tmp_path, frozen=by_part(),
+      checkpoint_every=10)
   fit(num_steps=10)
   params = fit(num_steps=OPTIONS.num_steps)  # Goes on.
-  whole = loop.fit(make, lambda step: (rows(step), step), frozen=by_part(),
-                   num_steps=OPTIONS.num_steps, folder=tmp_path / "whole")
+  whole = loop.fit(make, rows, frozen=by_part(), num_steps=OPTIONS.num_steps,
+                   folder=tmp_path / "whole")
   jax.tree.map(np.testing.assert_array_equal, params, whole)
   jax.tree.map(np.testing.assert_array_equal, before, frozen())
   log = loop.read_log(tmp_path / loop.LOG_NAME)

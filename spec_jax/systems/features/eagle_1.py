@@ -11,8 +11,9 @@ first root, so a prompt of one token drafts nothing in its first round; the
 repository's draws stop at ten candidates of a node, which four children never
 need. In training, half of the text is the target's own (the paper: none); the
 norm of the gradient is kept below 1 (the repository: each of its values below
-0.5); the net starts near a copy of the feature that it reads; steps, batches
-and rates are our recipe's.
+0.5, with betas and a schedule of its own; `--recipe='{"optimizer": "eagle"}'`
+trains so); the net starts near a copy of the feature that it reads; steps,
+batches and rates are our recipe's.
 """
 
 from spec_jax.core import registry

@@ -11,9 +11,9 @@ that, as in EAGLE-1. Train with `python -m experiments.train --system=falcon`.
 Departures: the tree is ours, the best of 116 drafts on 8 levels for acceptance
 that falls with rank and column as in `_ACCEPTS` (the repository's list holds
 duplicates); the newest block is always the last k pairs, whatever was accepted,
-and in training blocks begin at a random pair; the share that is shown is drawn
-up to its first value of 0.4 where the paper lets it fall over the epochs; what
-is shown takes the place of what is read at that place, and is not learnt; the
+and in training blocks begin at a random pair; the share that is shown falls
+from 0.4 step by step, where the paper lets it fall with each epoch; what is
+shown takes the place of what is read at that place, and is not learnt; the
 hard label is the target's most likely token; text, start, clipping and rates of
 the training depart as in `eagle_1`; a prompt of k tokens or fewer drafts
 nothing in its first round.

@@ -4,13 +4,14 @@ Wertheimer et al. 2024, Sec. 3 (the speculator) and the published code, from
 which all constants are. Of the grid of each stage's top tokens, 5 by 4 by 3
 (of this default, as much as there are stages), the 5 paths of the largest
 summed log-probability are verified, their beginnings shared. Train it with
-`python -m experiments.train --system=token_embedding_speculator`. Departures:
-of the two training stages only the mixture is kept: with `own_windows` half of
-each batch is the target's own text from the first step on, in windows as long
-as the others, written at temperatures 0 and 0.8 (published: shorter ones, at 1
-among the 10 most likely tokens); our recipe trains four stages with tied
-weights, of which the default grid asks three; verified by matching the target's
-own draw, exact at every temperature.
+`python -m experiments.train --system=token_embedding_speculator`, in both of
+the published stages: ordinary text, then more and shorter windows that the
+target goes on with, at temperature 1 among its 10 most likely tokens.
+Departures: the second stage begins after half of the steps, its windows are a
+quarter as long and four times as many, and the quarter of each that the corpus
+begins is learnt too; one cosine of the rate spans both stages; our net has four
+stages with tied weights, of which the default grid asks three; verified by
+matching the target's own draw, exact at every temperature.
 """
 
 import math

@@ -105,6 +105,46 @@ def test_error_towards_too_few_costs_more():
   assert float(draft_lengths.asymmetric(predicted, labels, 3.)) == 2
 
 
+def test_what_is_judged_is_what_decoding_does():
+  """One round from every prefix, at temperature 0."""
+  depth = 4
+  system, params = systems.build("ada_eagle", toy.bundle(), depth=depth)
+  lengths = params.drafter["ada_eagle"]
+  wide = {**lengths, "out": {
+      "kernel": 30 * lengths["out"]["kernel"],
+      "bias": jnp.full((1,), 1.5, jnp.float32)}}
+  with jax.numpy_dtype_promotion("standard"):
+    net = features_test.trained(features_test.OPTIONS)
+  params = params.replace(drafter={
+      **params.drafter, "ada_eagle": wide, "eagle_2": net})
+  tokens = features_test.texts(2, 12)
+  options = draft_lengths.LengthRecipe(
+      network=system.drafter.predictor, depth=depth)
+  with jax.numpy_dtype_promotion("standard"):
+    found = draft_lengths.evaluator(
+        options, system.drafter.model, params.drafter, tokens)(wide)
+  prefixes = [text[:size] for text in tokens.astype(np.int32)
+              for size in range(2, 13)]
+  each = next(iter(rounds.play(
+      system.with_sampling(sampling_lib.GREEDY), params,
+      rounds.prompts_of(prefixes), depth + 1, num_rounds=1)))
+  made, taken = each.tree.valid.sum(1) - 1, each.outcome.verdict.count - 1
+  assert 0 < taken.sum() < made.sum() < depth * len(prefixes)
+  wanted = {f"accept_{d}": (taken >= d).mean() for d in range(1, depth + 1)}
+  wanted |= {"tokens_per_call": 1 + taken.mean(),
+             "wasted": (made - taken).mean()}
+  assert {key: found[key] for key in wanted} == pytest.approx(wanted, abs=1e-6)
+
+
+def test_lengths_are_judged_by_hand():
+  """A length is rounded, kept within the depth, and cut by what is right."""
+  found = draft_lengths.decoded(
+      jnp.asarray([[1.6, 9.0, -2.0, 1.4]]), jnp.asarray([[3., 2., 1., 0.]]), 3)
+  assert {key: float(value) for key, value in found.items()} == pytest.approx({
+      "accept_1": .5, "accept_2": .5, "accept_3": 0, "tokens_per_call": 2,
+      "wasted": .5, "missed": .5})
+
+
 def test_a_trained_predictor_beats_a_constant(tmp_path):
   """On texts that it has not seen, of a net which is trained itself."""
   model, part = features_test.model_of({}), features_test.PART
