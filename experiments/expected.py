@@ -13,8 +13,6 @@ import json
 import pathlib
 from typing import Any
 
-import numpy as np
-
 from experiments import parts
 
 FOLDER = pathlib.Path(__file__).parent / "results" / "parts"
@@ -77,16 +75,16 @@ class Estimate:
     machine: whose pace is known.
     minutes: of optimiser steps on it.
     windows: in them.
-    accepted: as of a `Budget`, between those of fewer and of more windows, by
-      the logarithm of their number.
-    is_least: no budget had so many windows; `accepted` is the largest one's.
+    least: acceptances as of a `Budget`, of the next one with fewer windows.
+    most: of the next one with more; None if there is none. It may have had more
+      text to take them from, and larger batches.
   """
 
   machine: str
   minutes: float
   windows: int
-  accepted: tuple[float, ...]
-  is_least: bool
+  least: tuple[float, ...]
+  most: tuple[float, ...] | None
 
 
 def estimates(name: str, minutes: Sequence[float] = (10, 60),
@@ -102,14 +100,14 @@ def estimates(name: str, minutes: Sequence[float] = (10, 60),
   if not paced:
     return []
   pace = paced[-1]
-  tried = np.log10([budget.windows for budget in budgets])
   found = []
   for wanted in minutes:
     windows = pace.windows * wanted / pace.minutes
-    accepted = tuple(float(np.interp(np.log10(windows), tried, shares))
-                     for shares in zip(*(b.accepted for b in budgets)))
-    found.append(Estimate(pace.machine, wanted, round(windows), accepted,
-                          windows > budgets[-1].windows))
+    fewer = [b.accepted for b in budgets if b.windows <= windows]
+    more = [b.accepted for b in budgets if b.windows > windows]
+    if fewer:
+      found.append(Estimate(pace.machine, wanted, round(windows), max(fewer),
+                            max(more[0], max(fewer)) if more else None))
   return found
 
 
@@ -152,12 +150,12 @@ def _line(budget):
 
 
 def _estimated(found):
-  known = "at least" if found.is_least else "about"
-  why = ("what the largest budget gave" if found.is_least
-         else "between the budgets that were")
-  return (f"{found.minutes:g} min on {found.machine} ({found.windows:,}"
-          f" windows): expect {known} {_shares(found.accepted)} (not tried:"
-          f" {why})")
+  start = (f"{found.minutes:g} min on {found.machine} ({found.windows:,}"
+           f" windows): expect at least {_shares(found.least)}")
+  if found.most is None:
+    return f"{start} (not tried: what the largest budget gave)"
+  return (f"{start}, at most {_shares(found.most)} (not tried: what the next"
+          " smaller and larger budget gave)")
 
 
 def _shares(accepted):
