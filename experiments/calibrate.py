@@ -7,10 +7,14 @@ that the target writes behind the bundle's prompts. Once: how long the draft's
 forward of one token and the target's forward of trees of several sizes take.
 From these, the shapes that suit the models: Sequoia's, sized by the measured
 times, and Medusa's calibrated one. Written to DIR/calibration.json and shown,
-with the flags that tell a chain's controller the costs.
+with the flags that have `sequoia` plan with these numbers and those that tell a
+chain's controller the costs.
 """
 
 from collections.abc import Sequence
+import json
+import math
+import shlex
 import sys
 
 from absl import flags
@@ -59,24 +63,27 @@ def run(values: flags.FlagValues) -> int:
       raise ValueError(f"{bundle.name} comes without prompts to continue.")
   draft_cost, target_costs = costs(bundle, draft, values.repeats)
   one = target_costs[0][1]
+  # As they are shown, so that the flags give the tree that is announced.
+  relative = round(draft_cost / one, 4), [
+      (size, round(cost / one, 4)) for size, cost in target_costs[1:]]
   found = {"draft_seconds": draft_cost, "target_seconds": target_costs,
            "draft_cost": draft_cost / one,
            "check_cost": _slope(target_costs) / one, "temperatures": {}}
   for temperature in temperatures:
     with common.clean_errors():
-      accepts = acceptance(values, bundle, draft, temperature)
-    budget, depth = sequoia.best_size(
-        accepts, values.depth, draft_cost, target_costs[1:])
+      accepts = rounded(acceptance(values, bundle, draft, temperature))
+    budget, depth = sequoia.best_size(accepts, values.depth, *relative)
     shape = sequoia.best_shape(accepts, budget, depth)
     found["temperatures"][f"{temperature:g}"] = {
-        "acceptance": [round(a, 4) for a in accepts],
+        "acceptance": accepts,
         "budget": budget, "depth": depth, "sequoia": shape,
         "expected_tokens": shapes.expected_tokens(shape, accepts),
         "calibrated": shapes.calibrated(
             np.sort(accepts)[::-1], budget, values.depth)}
     print(f"temperature {temperature:g}: acceptance by rank"
           f" {', '.join(f'{a:.3f}' for a in accepts)}; best {budget} nodes,"
-          f" {depth} levels")
+          f" {depth} levels: --system=sequoia"
+          f" {sequoia_flags(accepts, values.depth, *relative)}")
   print(f"draft forward {found['draft_cost']:.3f} of a target forward, each"
         f" further token {found['check_cost']:.4f}:"
         f" --set=draft_cost={found['draft_cost']:.3f}"
@@ -84,6 +91,21 @@ def run(values: flags.FlagValues) -> int:
   report.write_json(folder / "calibration.json", found)
   print(folder / "calibration.json")
   return 0
+
+
+def rounded(accepts: Sequence[float]) -> list[float]:
+  """To 4 digits, downwards: the sum must not come out above 1."""
+  return [math.floor(a * 1e4) / 1e4 for a in accepts]
+
+
+def sequoia_flags(accepts: Sequence[float], depth: int, draft_cost: float,
+                  target_costs: Sequence[tuple[int, float]]) -> str:
+  """What makes the system `sequoia` plan with these measurements."""
+  found = {"acceptance": ",".join(map(str, accepts)), "depth": depth,
+           "draft_cost": draft_cost,
+           "target_costs": json.dumps(target_costs, separators=(",", ":"))}
+  return " ".join("--set=" + shlex.quote(f"sequoia.{key}={value}")
+                  for key, value in found.items())
 
 
 def acceptance(values, bundle, draft, temperature) -> list[float]:

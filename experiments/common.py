@@ -14,12 +14,14 @@ from absl import flags
 import jax
 import jax.numpy as jnp
 
+from experiments import listed
 import spec_jax
 from spec_jax import systems
 from spec_jax.core import registry
 from spec_jax.executors import fused
 from spec_jax.executors import hosted
 from spec_jax.kernels import backend as backend_lib
+from spec_jax.trees import shapes
 from spec_jax.verifiers import walk
 
 BASELINE = "autoregressive"
@@ -130,7 +132,9 @@ def define_systems(values: flags.FlagValues, default: Sequence[str] | None,
       f" {', '.join(systems.names())}.", flag_values=values)
   flags.DEFINE_multi_string(
       "set", [], "A hyper-parameter, key=value or system.key=value; may be"
-      " repeated. Lists are written 4,2,1.", flag_values=values)
+      " repeated. Lists are written 4,2,1 or, lists of lists too, in JSON:"
+      " '[[4],[2,1,0,0]]'; tree shapes may be published ones"
+      f" ({', '.join(shapes.PUBLISHED)}).", flag_values=values)
 
 
 def define_decoding(values: flags.FlagValues, temperatures: Sequence[str],
@@ -307,26 +311,27 @@ def parse(override: str, text: str, default: Any, name: str) -> Any:
     if kind is bool:
       return _TRUTH[value.lower()]
     if kind is tuple:
-      element = type(default[0]) if default else int
-      if element is tuple:
-        raise ValueError("lists of lists have no spelling as a flag")
-      return tuple(element(part) for part in value.split(","))
+      return listed.parse(value, default)
     if default is None:
       return _guess(value)
     return kind(value)
   except (KeyError, ValueError, TypeError) as error:
+    if kind is tuple:
+      raise ValueError(f"--set {override}: {value!r} does not fit {name},"
+                       f" {error}.") from error
     raise ValueError(
         f"--set {override}: {value!r} is not of the type of {name}'s default"
         f" {default!r} ({kind.__name__}).") from error
 
 
 def _guess(value):
-  for kind in (int, float):
-    try:
-      return kind(value)
-    except ValueError:
-      continue
-  return value
+  """Where the default is None: a number, a list of numbers, or a text."""
+  try:
+    return listed.number(value)
+  except ValueError:
+    pass
+  found = listed.read(value)
+  return value if found is None else found
 
 
 def numbers(texts: Sequence[str], flag: str, kind: type = float) -> list:

@@ -11,6 +11,7 @@ interrupted goes on where it stopped; every trial is one line of trials.jsonl.
 from collections.abc import Sequence
 import json
 import pathlib
+import shlex
 import sys
 import time
 
@@ -141,10 +142,10 @@ def search(objective, num_trials: int, path: pathlib.Path, seed: int
 def as_flags(point: Sequence[float]) -> str:
   """The set as the flags of the other programs."""
   attention, feed_forward = (np.asarray(point) > 0.5).reshape(2, -1)
-  texts = [f"--set {_NAME}.{key}=" + ",".join(map(str, np.flatnonzero(part)))
+  texts = [f"{_NAME}.{key}={np.flatnonzero(part).tolist()}".replace(" ", "")
            for key, part in (("skip_attention", attention),
                              ("skip_feed_forward", feed_forward))]
-  return " ".join(texts)
+  return " ".join(f"--set {shlex.quote(text)}" for text in texts)
 
 
 def define(values: flags.FlagValues) -> None:

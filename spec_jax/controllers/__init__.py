@@ -18,6 +18,10 @@ _CONTROLLERS = MappingProxyType({
 })
 
 
+# `controllers.learned.LearnedAcceptance`, whose head is a trained part.
+LEARNED = "learned"
+
+
 def names() -> tuple[str, ...]:
   """The controllers that need no trained part."""
   return tuple(_CONTROLLERS)
@@ -36,7 +40,9 @@ def get(name: str, draft_cost: float | None = None, **hyper: Any) -> Any:
     ValueError: if there is none of that name.
   """
   if name not in _CONTROLLERS:
-    raise ValueError(f"controller={name!r}, expected one of {names()}.")
+    raise ValueError(
+        f"controller={name!r}, expected one of {names()}; chains of the"
+        f" bundle's draft model also take {LEARNED!r}.")
   kind = _CONTROLLERS[name]
   known = {field.name for field in dataclasses.fields(kind)}
   if draft_cost is not None and "draft_cost" in known:

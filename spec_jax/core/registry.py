@@ -1,6 +1,7 @@
 """Names for systems and rules; found by name, described as data."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
 import difflib
 from typing import Any
@@ -54,6 +55,9 @@ class Entry:
     drafter: the key of the drafter's parameters in a bundle; a tuple of keys
       if they are several, by key; or None.
     summary: one line, the first of the builder's docstring.
+    extra: hyper-parameters that somebody set -> further keys of the drafter's
+      parameters, beside those of `drafter`; they come by key then. None if
+      there never are any.
     own_target: of a system that does not decode the bundle's target but one of
       its own: the bundle's parameters by name -> the same with that target
       under "target". None of all others.
@@ -66,7 +70,17 @@ class Entry:
   exact: bool
   drafter: str | tuple[str, ...] | None
   summary: str
+  extra: Callable[[Mapping[str, Any]], tuple[str, ...]] | None = None
   own_target: Callable[[Any], Any] | None = None
+
+  def drafter_keys(self, hyper: Mapping[str, Any]
+                   ) -> str | tuple[str, ...] | None:
+    """What `drafter` is with these hyper-parameters."""
+    extra = self.extra(hyper) if self.extra else ()
+    if not extra:
+      return self.drafter
+    own = self.drafter or ()
+    return ((own,) if isinstance(own, str) else own) + extra
 
 
 class Registry:

@@ -73,7 +73,7 @@ def build(name: str, bundle, **hyper):
       entry.build(parts, **hyper), tokenizer=bundle.tokenizer)
   params = bundle_of(name, bundle).params
   return system, types.Params(
-      params["target"], _drafter_params(entry.drafter, params))
+      params["target"], _drafter_params(entry.drafter_keys(hyper), params))
 
 
 def bundle_of(name: str, bundle):

@@ -59,6 +59,8 @@ class Parts:
 def register(name: str, *, papers: tuple[registry_lib.Paper, ...],
              family: str, exact: bool = True,
              drafter: str | tuple[str, ...] | None = None,
+             extra: Callable[
+                 [Mapping[str, Any]], tuple[str, ...]] | None = None,
              own_target: Callable[[Any], Any] | None = None):
   """Registers a builder `(parts, **hyper-parameters) -> System`.
 
@@ -70,6 +72,7 @@ def register(name: str, *, papers: tuple[registry_lib.Paper, ...],
       a lossy rule raises `IncompatibleParts`.
     drafter: which of the bundle's parameters go to the drafter; of several it
       gets a dictionary.
+    extra: which more with some hyper-parameters, see `core.registry.Entry`.
     own_target: of a system whose training changed the target too: a pure
       function, see `core.registry.Entry`. Such a system is exact for that
       target, and everything compares it with plain decoding of it.
@@ -89,7 +92,7 @@ def register(name: str, *, papers: tuple[registry_lib.Paper, ...],
     REGISTRY.add(name, registry_lib.Entry(
         name=name, build=checked, family=family, papers=papers, exact=exact,
         drafter=drafter, summary=inspect.getdoc(build).splitlines()[0],
-        own_target=own_target))
+        extra=extra, own_target=own_target))
     return checked
 
   return wrap

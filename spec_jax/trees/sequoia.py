@@ -9,6 +9,8 @@ levels, are a first sibling with k nodes and the best m - k of the others,
 
 from collections.abc import Sequence
 import functools
+import math
+import numbers
 
 import numpy as np
 
@@ -111,16 +113,13 @@ def best_size(acceptance: Sequence[float], depth: int, draft_cost: float,
     depth: most levels.
     draft_cost: seconds of a draft forward, of which a level takes one.
     target_costs: pairs of nodes, the root included, and seconds of a target
-      forward over so many; only these sizes are considered.
+      forward over so many; only these sizes are considered. Any other unit
+      than seconds does as well, if it is that of both costs.
 
   Raises:
     ValueError: for costs that are none, or sizes without a tree.
   """
-  costs = dict(target_costs)
-  if not costs or min(costs.values()) <= 0 or draft_cost < 0:
-    raise ValueError(
-        f"draft_cost={draft_cost} and target_costs={tuple(target_costs)},"
-        " expected seconds above 0 of at least one size.")
+  costs = _checked_costs(draft_cost, target_costs)
   tokens = best_tokens(acceptance, max(costs), depth)
   per_token = {
       (nodes, levels): (levels * draft_cost + cost) / tokens[levels, nodes]
@@ -131,3 +130,25 @@ def best_size(acceptance: Sequence[float], depth: int, draft_cost: float,
         f"target_costs={tuple(target_costs)}, expected a size from 2 on that a"
         f" tree of at most {depth} levels can have.")
   return min(per_token, key=per_token.get)
+
+
+def _checked_costs(draft_cost, target_costs) -> dict[int, float]:
+  if not target_costs or not 0 <= draft_cost < math.inf:
+    raise ValueError(
+        f"draft_cost={draft_cost} and target_costs={tuple(target_costs)},"
+        " expected a time from 0 on and those of at least one size.")
+  for pair in target_costs:
+    if not _is_cost(pair):
+      raise ValueError(
+          f"target_costs={tuple(target_costs)}: {pair!r} is not a number of"
+          " nodes from 1 on and the seconds above 0 that they take, expected"
+          " pairs such as (8, 0.012).")
+  return {int(nodes): float(cost) for nodes, cost in target_costs}
+
+
+def _is_cost(pair) -> bool:
+  if not isinstance(pair, Sequence) or len(pair) != 2:
+    return False
+  nodes, cost = pair
+  return (isinstance(nodes, numbers.Integral) and nodes >= 1
+          and isinstance(cost, numbers.Real) and 0 < cost < math.inf)

@@ -228,6 +228,9 @@ def test_names_build():
     assert controllers.get(name) == controllers.get(name)
   with pytest.raises(ValueError, match="controller='greedy'"):
     controllers.get("greedy")
+  # Its head is a trained part, which `draft_chain` asks the bundle for.
+  with pytest.raises(ValueError, match="chains of the bundle's draft model"):
+    controllers.get(controllers.LEARNED)
 
 
 @pytest.mark.parametrize("make,message", [

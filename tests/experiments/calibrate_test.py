@@ -1,6 +1,7 @@
 """The calibration program: what it measures fits together."""
 
 import json
+import shlex
 
 import pytest
 
@@ -34,13 +35,24 @@ def test_calibration_is_a_plan_for_the_models(tiny, tmp_path, capsys):
       draft_cost=found["target_seconds"][0][1],
       target_costs=tuple(map(tuple, found["target_seconds"])))
   assert system.drafter.depth <= 3
-  options = ["controller=cost_model"] + [
-      part.partition("=")[2] for part in shown.split() if part[:5] == "--set"]
+  for row, line in zip(found["temperatures"].values(), shown.splitlines()):
+    options = flags_in(line)
+    assert len(options) == 4
+    (tree,), _ = common.choose(bundle, ["sequoia"], options)
+    wanted = tuple(map(tuple, row["sequoia"]))
+    assert tree.system.drafter.branching == wanted
+  options = ["controller=cost_model"] + flags_in(shown.splitlines()[2])
   assert len(options) == 3
   (chain,), _ = common.choose(bundle, ["speculative_sampling"], options)
   beside = 1 + 5 * found["check_cost"]
   assert chain.system.drafter.controller.draft_cost == pytest.approx(
       found["draft_cost"] / beside, rel=1e-2)
+
+
+def flags_in(line):
+  """What --set says, of a line to be copied into a shell."""
+  return [part.partition("=")[2] for part in shlex.split(line)
+          if part[:5] == "--set"]
 
 
 @pytest.mark.parametrize("arguments,message", [

@@ -1,9 +1,11 @@
 """The search for layers to skip finds, remembers and resumes."""
 
 import json
+import shlex
 
 import numpy as np
 
+from experiments import common
 from experiments import search_layers
 
 
@@ -34,9 +36,13 @@ def test_finds_a_good_set_and_resumes(tmp_path):
 
 def test_set_as_flags():
   point = [.9, .1, .6, .2, .1, .7]
-  assert search_layers.as_flags(point) == (
-      "--set draft_and_verify.skip_attention=0,2"
-      " --set draft_and_verify.skip_feed_forward=2")
+  found = search_layers.as_flags(point)
+  assert found == (
+      "--set 'draft_and_verify.skip_attention=[0,2]'"
+      " --set 'draft_and_verify.skip_feed_forward=[2]'")
+  name = "draft_and_verify"
+  assert common.hyper_parameters([name], shlex.split(found)[1::2]) == {
+      name: {"skip_attention": (0, 2), "skip_feed_forward": (2,)}}
 
 
 def test_program_searches_a_real_loop(tiny, tmp_path, capsys):

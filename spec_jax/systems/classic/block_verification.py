@@ -19,13 +19,15 @@ PAPER = registry.Paper(
 
 
 @registration.register("block_verification", papers=(PAPER,),
-                       family="classic", drafter="draft")
+                       family="classic", drafter="draft",
+                       extra=draft_chain.learned_part)
 def block_verification(parts: registration.Parts, *, depth: int = 8,
                        controller: str | None = None,
                        draft_cost: float = draft_chain.DRAFT_COST,
                        check_cost: float = draft_chain.CHECK_COST):
   """Draft-model chain, verified as a block."""
   drafter = draft_chain.draft_chain(
-      parts.model("draft"), depth, "iid", controller, draft_cost, check_cost)
+      parts.model("draft"), depth, "iid", controller, draft_cost, check_cost,
+      parts.head)
   return registration.compose_chain(
       "block_verification", parts, drafter, "iid")

@@ -28,7 +28,8 @@ LISTS = registry.Paper(
 
 
 @registration.register("gumbel_coupled", papers=(PAPER, LISTS),
-                       family="classic", drafter="draft")
+                       family="classic", drafter="draft",
+                       extra=draft_chain.learned_part)
 def gumbel_coupled(parts: registration.Parts, *, depth: int = 5,
                    num_drafts: int = 1, controller: str | None = None,
                    draft_cost: float = draft_chain.DRAFT_COST,
@@ -37,7 +38,8 @@ def gumbel_coupled(parts: registration.Parts, *, depth: int = 5,
   model = parts.model("draft")
   if num_drafts == 1:
     drafter = draft_chain.draft_chain(
-        model, depth, "coupled", controller, draft_cost, check_cost)
+        model, depth, "coupled", controller, draft_cost, check_cost,
+        parts.head)
     return registration.compose_chain(
         "gumbel_coupled", parts, drafter, "coupled")
   if controller is not None:

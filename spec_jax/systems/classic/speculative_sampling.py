@@ -23,13 +23,15 @@ CHEN = registry.Paper(
 
 
 @registration.register("speculative_sampling", papers=(LEVIATHAN, CHEN),
-                       family="classic", drafter="draft")
+                       family="classic", drafter="draft",
+                       extra=draft_chain.learned_part)
 def speculative_sampling(parts: registration.Parts, *, depth: int = 5,
                          controller: str | None = None,
                          draft_cost: float = draft_chain.DRAFT_COST,
                          check_cost: float = draft_chain.CHECK_COST):
   """Draft-model chain, single-draft rejection."""
   drafter = draft_chain.draft_chain(
-      parts.model("draft"), depth, "iid", controller, draft_cost, check_cost)
+      parts.model("draft"), depth, "iid", controller, draft_cost, check_cost,
+      parts.head)
   return registration.compose(
       "speculative_sampling", parts, drafter, recursive.Rejection())

@@ -17,6 +17,7 @@ batches and rates are our recipe's.
 """
 
 from spec_jax.core import registry
+from spec_jax.core import tree as tree_lib
 from spec_jax.drafters import draft_chain
 from spec_jax.drafters import feature_chain
 from spec_jax.drafters import feature_drafter
@@ -42,7 +43,7 @@ def eagle_1(parts: registration.Parts, *,
   model = feature_model.from_hyper(
       parts.target, "eagle_2", parts.head("eagle_2"))
   if controller is not None:
-    if any(count != 1 for count in branching):
+    if any(level != (1,) for level in tree_lib.child_counts(branching)):
       draft_chain.refuse_tree(controller, "branching", branching)
     drafter = feature_chain.ChainFeatureDrafter(
         model, draft_chain.controller_of(

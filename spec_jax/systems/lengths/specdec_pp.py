@@ -4,14 +4,15 @@ Huang et al. 2025, Sec. 3 (the optimal policy is a threshold on the probability
 that some drafted token will be rejected) and Sec. 4 (the head, its training on
 soft labels min(1, p/q) with token mixing); verified by rejection. Bounds of 2
 and 20 tokens and h = 0.7 as in the repository. Train the head with
-`python -m experiments.train --system=specdec_pp`. Departures: the head's blocks
-have weights of their own (the repository repeats one module); drafting does not
-stop at a drafted end of text, which ends the row anyway.
+`python -m experiments.train --system=specdec_pp`; other systems whose draft
+model writes a chain have it as `controller="learned"`, see
+`drafters.draft_chain`. Departures: the head's blocks have weights of their own
+(the repository repeats one module); drafting does not stop at a drafted end of
+text, which ends the row anyway.
 """
 
-from spec_jax.controllers import learned
 from spec_jax.core import registry
-from spec_jax.drafters import chain_draft_model
+from spec_jax.drafters import draft_chain
 from spec_jax.systems import registration
 from spec_jax.verifiers import recursive
 
@@ -24,12 +25,11 @@ PAPER = registry.Paper(
 @registration.register("specdec_pp", papers=(PAPER,), family="lengths",
                        drafter=("draft", "specdec_pp"))
 def specdec_pp(parts: registration.Parts, *, depth: int = 20,
-               min_length: int = 2, threshold: float = 0.7):
+               min_length: int = draft_chain.LEARNED_MIN_LENGTH,
+               threshold: float = 0.7):
   """Draft-model chain that stops when a rejection is likely."""
-  controller = learned.LearnedAcceptance(
-      learned.AcceptanceHead(**parts.head("specdec_pp")), threshold)
-  drafter = chain_draft_model.ChainDraftModel(
-      parts.model("draft"), controller, depth, "iid", min(min_length, depth),
-      ("draft", "specdec_pp"))
+  drafter = draft_chain.learned_chain(
+      parts.model("draft"), parts.head("specdec_pp"), depth, "iid", min_length,
+      threshold)
   return registration.compose(
       "specdec_pp", parts, drafter, recursive.Rejection())

@@ -75,10 +75,14 @@ def open_gates(num_layers, skip_attention, skip_feed_forward) -> np.ndarray:
   """`bool[M, 2]`, False where a sub-layer is left out.
 
   Raises:
-    ValueError: a layer that the model does not have.
+    ValueError: no list of layers, or a layer that the model does not have.
   """
   gates = np.ones((num_layers, 2), bool)
   for column, layers in enumerate((skip_attention, skip_feed_forward)):
+    if isinstance(layers, (int, float, str)):
+      raise ValueError(
+          f"{layers!r} is to be skipped, expected a list of layers such as"
+          " [0,2].")
     for layer in layers:
       if not 0 <= layer < num_layers:
         raise ValueError(
