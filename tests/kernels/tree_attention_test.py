@@ -242,6 +242,16 @@ def test_float32_lowers_where_it_fits(size, on_cuda):
     assert (lowering.KERNEL[platform] in text) == is_kernel
 
 
+@pytest.mark.parametrize("dtype, capacity, is_kernel", [
+    ("float32", 1, True), ("bfloat16", 1, False), ("bfloat16", 2, True),
+    ("bfloat16", 3, True)])
+def test_the_smallest_caches_lower_on_a_tpu(dtype, capacity, is_kernel):
+  case = cases.Case(capacity=capacity, dtype=dtype)
+  attend = functools.partial(lib.tree_attention, backend="pallas")
+  text = lowering.lower("tpu", attend, *lowering.shapes(case))
+  assert (lowering.KERNEL["tpu"] in text) == is_kernel
+
+
 def test_xla_never_lowers_to_a_kernel():
   case = cases.Case(size=128, capacity=1024, dtype="bfloat16")
   attend = functools.partial(lib.tree_attention, backend="xla")
