@@ -221,6 +221,9 @@ LOWERED = [
                dtype="bfloat16"),
     cases.Case(size=256, capacity=2048, page=128, softcap=30.0,
                dtype="bfloat16", num_past=64),
+    cases.Case(size=192, capacity=1024, num_nodes=128, groups=8,
+               dtype="bfloat16"),
+    cases.Case(size=128, capacity=2048, page=16, window=100, softcap=30.0),
 ]
 
 
@@ -233,7 +236,8 @@ def test_lowers_to_a_kernel(platform, case):
   assert lowering.KERNEL[platform] in text
 
 
-@pytest.mark.parametrize("size, on_cuda", [(128, True), (256, False)])
+@pytest.mark.parametrize("size, on_cuda", [
+    (128, True), (192, False), (256, False)])
 def test_float32_lowers_where_it_fits(size, on_cuda):
   case = cases.Case(size=size, capacity=1024)
   attend = functools.partial(lib.tree_attention, backend="pallas")

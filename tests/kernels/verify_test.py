@@ -250,6 +250,17 @@ def test_lowers_to_a_kernel(vocab, dtype, has_tpu):
     assert (lowering.KERNEL[platform] in text) == is_kernel
 
 
+@pytest.mark.parametrize("rule", ["match", "without_replacement"])
+@pytest.mark.parametrize("vocab", [32_000, 256_000])
+def test_every_rule_lowers_to_a_kernel(rule, vocab):
+  # Shaping is the same for all rules.
+  fn = functools.partial(walk.walk, RULES[rule][0], CASES[0][1],
+                         backend="pallas")
+  for platform in ("tpu", "cuda"):
+    text = lowering.lower(platform, fn, *_shapes(vocab))
+    assert lowering.KERNEL[platform] in text
+
+
 def test_greedy_lowers_to_a_kernel_on_a_gpu_only():
   fn = functools.partial(walk.walk, recursive.Recursive(), sampling_lib.GREEDY,
                          backend="pallas")
