@@ -32,7 +32,8 @@ def supports(queries, fresh_keys, prefix) -> bool:
           and prefix.keys.dtype == fresh_keys.dtype == queries.dtype
           and rows <= _MOST_ROWS and fresh_keys.shape[2] <= _MOST_FRESH
           and size <= 256 and size % 8 == 0
-          and is_whole and slots > 0)
+          # Mosaic has no product with a single 16-bit row.
+          and is_whole and slots * queries.dtype.itemsize >= 4)
 
 
 def attend(queries, fresh_keys, fresh_values, fresh_mask, prefix, positions,

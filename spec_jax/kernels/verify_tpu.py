@@ -4,6 +4,9 @@ One program per row. At each node of the path the logits and the draft law are
 brought on chip once, laid over all eight sublanes; shaping, rejection and the
 race of clocks are passes over them there. Nodes off the path are never read,
 and nothing of the size of a vocabulary is written back.
+
+Copies are of whole lanes. A vocabulary of another size is padded by XLA, where
+it can be part of what makes the logits; no pass counts what stands there.
 """
 
 import functools
@@ -32,7 +35,6 @@ def supports(rule, sampling, tree, p_logits, keys) -> bool:
           and not sampling.is_greedy
           and p_logits.dtype == jnp.float32
           and (tree.q is None or tree.q.dtype == jnp.float32)
-          and vocab % _LANES == 0
           and batch * num_nodes * (tree.max_children + 1) <= _MOST_SCALARS
           and jax.config.jax_threefry_partitionable
           and str(jax.random.key_impl(keys)) == "threefry2x32")
@@ -52,10 +54,11 @@ def walk(tree, p_logits, keys, *, rule, sampling, interpret=False
   """
   batch, num_nodes, vocab = p_logits.shape
   num_levels = tree.depth + 1
+  laws = (p_logits,) if rule == "match" else (p_logits, tree.q)
+  laws = tuple(map(_whole_lanes, laws))
   key_words = lax.bitcast_convert_type(jax.random.key_data(keys), jnp.int32)
   width = pl.cdiv(vocab, _SUBLANES * _CHUNK) * _CHUNK
   anywhere = pl.BlockSpec(memory_space=pl.ANY)
-  laws = (p_logits,) if rule == "match" else (p_logits, tree.q)
   tile = pltpu.VMEM((_SUBLANES, width), jnp.float32)
   out = pl.pallas_call(
       functools.partial(
@@ -76,6 +79,11 @@ def walk(tree, p_logits, keys, *, rule, sampling, interpret=False
   )(verify_law.children(tree).reshape(-1),
     tree.tokens.astype(jnp.int32).reshape(-1), key_words.reshape(-1), *laws)
   return verify_law.verdict(out.reshape(batch, -1))
+
+
+def _whole_lanes(law):
+  """`law[B, N, V]` with zeros up to a multiple of the lanes."""
+  return jnp.pad(law, ((0, 0), (0, 0), (0, -law.shape[-1] % _LANES)))
 
 
 def _kernel(children_ref, tokens_ref, keys_ref, *refs, rule, sampling, vocab,
@@ -127,10 +135,10 @@ class _Tile:
     self.vocab, self._width = vocab, width
 
   def fetch(self, source, node, target, arrived):
-    """Row `node` of `source[N, V]`."""
-    copies = []
-    for sublane, begin in enumerate(range(0, self.vocab, self._width)):
-      size = min(self._width, self.vocab - begin)
+    """Row `node` of `source[N, V]`, what pads it included."""
+    copies, stored = [], source.shape[-1]
+    for sublane, begin in enumerate(range(0, stored, self._width)):
+      size = min(self._width, stored - begin)
       copies.append(pltpu.make_async_copy(
           source.at[pl.ds(node, 1), pl.ds(begin, size)],
           target.at[pl.ds(sublane, 1), pl.ds(0, size)], arrived))

@@ -153,10 +153,20 @@ def play(sampling, **fields):
                    keys_lib.row_keys(0, 4), runs.BUDGETS)
 
 
-def test_greedy_text_is_the_reference_whatever_the_lenience():
-  for fields in (dict(reviewed=4, unreviewed=2, proposed=3, lenience=5.0),
-                 dict(reviewed=2, unreviewed=0, proposed=0)):
-    assert play(runs.GREEDY, **fields).texts == runs.greedy_texts()
+# Every entry grows.
+MATRICES = (dict(reviewed=1, unreviewed=0, proposed=0),
+            dict(reviewed=2, unreviewed=0, proposed=0),
+            dict(reviewed=4, unreviewed=2, proposed=3, lenience=5.0))
+
+
+def test_greedy_text_is_the_reference_in_fewer_calls_of_larger_matrices():
+  calls = []
+  for fields in MATRICES:
+    final = play(runs.GREEDY, **fields)
+    assert final.texts == runs.greedy_texts()
+    calls.append(final.counts.target_calls)
+  assert (np.diff(calls, axis=0) <= 0).all()
+  assert (np.diff(np.sum(calls, axis=1)) < 0).all()
 
 
 @pytest.mark.parametrize("fields,message", [

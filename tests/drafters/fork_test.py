@@ -10,6 +10,7 @@ import pytest
 
 from spec_jax.controllers import decision
 from spec_jax.core import keys as keys_lib
+from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import types
 from spec_jax.drafters import draft_model
 from spec_jax.drafters import grown_draft_model
@@ -17,6 +18,7 @@ from spec_jax.executors import decoding
 from spec_jax.systems import registration
 from spec_jax.trees import fork
 from spec_jax.verifiers import recursive
+from spec_jax.verifiers import walk
 from tests import toy
 from tests.conformance import runs
 
@@ -45,6 +47,11 @@ def params(judge=None):
   bundle = toy.bundle()
   return types.Params(bundle.params["target"], {
       "draft": bundle.params["draft"], "judge": judge or {}})
+
+
+def plain_params():
+  bundle = toy.bundle()
+  return types.Params(bundle.params["target"], bundle.params["draft"])
 
 
 @functools.cache
@@ -82,12 +89,64 @@ def test_greedy_fork_is_that_of_the_static_drafter():
   static = draft_model.DraftModel(
       toy.bundle().models["draft"], (WIDTH,) + (1,) * (DEPTH - 1),
       "without_replacement")
-  bundle = toy.bundle()
-  plain = types.Params(bundle.params["target"], bundle.params["draft"])
   found = proposal(drafter(0.0), runs.GREEDY, params())
-  wanted = proposal(static, runs.GREEDY, plain)
+  wanted = proposal(static, runs.GREEDY, plain_params())
   np.testing.assert_array_equal(found.tokens, wanted.tokens)
   np.testing.assert_array_equal(found.parents, wanted.parents)
+
+
+def single():
+  """One branch, and no network."""
+  return grown_draft_model.GrownDraftModel(
+      toy.bundle().models["draft"], fork.Fork(1, DEPTH))
+
+
+@jax.jit
+def chains_of_draws(laws, keys):
+  """Draws one after another from laws `[B, D, V]`, each with fresh noise."""
+  found = []
+  for level in range(DEPTH):
+    found.append(jax.vmap(sampling_lib.draw)(keys, laws[:, level]))
+    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
+  return jnp.stack(found, axis=1)
+
+
+@pytest.mark.parametrize("sampling", [runs.PLAIN, runs.GREEDY])
+def test_one_branch_without_a_network_is_plain_speculation(sampling):
+  tree = proposal(single(), sampling, plain_params())
+  assert tree.valid.all() and (tree.parents == np.arange(-1, DEPTH)).all()
+  prompts, lengths = toy.prompts((3, 5)), np.asarray([3, 5])
+  texts = np.pad(np.asarray(prompts.tokens), ((0, 0), (0, DEPTH)))
+  slots = lengths[:, None] + np.arange(DEPTH)
+  np.put_along_axis(texts, slots, tree.tokens[:, 1:], axis=1)
+  bundle = toy.bundle()
+  logits = jax.jit(bundle.models["draft"].score)(
+      bundle.params["draft"], texts).logits
+  logits = jnp.take_along_axis(logits, slots[:, :, None] - 1, axis=1)
+  if sampling.is_greedy:
+    np.testing.assert_array_equal(tree.tokens[:, 1:], logits.argmax(-1))
+    return
+  laws = tree.q[:, :DEPTH]
+  np.testing.assert_allclose(
+      laws, jax.jit(sampling.probs)(logits), rtol=1e-4, atol=1e-6)
+  keys = jax.vmap(keys_lib.at, (0, 0, None))(
+      keys_lib.row_keys(0, 2), lengths, types.Role.DRAFT)
+  np.testing.assert_array_equal(
+      tree.tokens[:, 1:], chains_of_draws(laws, keys))
+
+
+def test_one_branch_is_judged_as_a_single_draft():
+  tree = proposal(single(), runs.PLAIN, plain_params())
+  tree = jax.tree.map(lambda a: jnp.repeat(a, 32, axis=0), tree)
+  near = jnp.log(tree.q + 1e-3) + jax.random.normal(
+      jax.random.key(0), tree.q.shape)
+  ctx = types.Context(tree.tokens, jnp.ones((64,), jnp.int32),
+                      keys_lib.row_keys(1, 64), None, None)
+  verdicts = [jax.jit(walk.walk, static_argnums=(0, 1))(
+      rule, runs.PLAIN, tree, near, ctx) for rule in (
+          recursive.RecursiveWithoutReplacement(), recursive.Rejection())]
+  jax.tree.map(np.testing.assert_array_equal, *verdicts)
+  assert len(set(verdicts[0].count.tolist())) > 2
 
 
 def test_any_likely_branch_goes_on():

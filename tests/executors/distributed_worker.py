@@ -10,13 +10,15 @@ import sys
 import jax
 from jax.experimental import multihost_utils
 
+from spec_jax.executors import fused
 from spec_jax.executors import replicated
+from spec_jax.executors import sharded
 from tests.executors import cases
 
-# A system without and one with a draft model over all processes, and one that
-# every process decodes alone.
+# A system without and one with a draft model over all processes, one that every
+# process decodes alone, and one whose parameters are split over the processes.
 RUNS = (("shard_map", "prompt_lookup"), ("shard_map", "speculative_sampling"),
-        ("pmap", "prompt_lookup"))
+        ("pmap", "prompt_lookup"), ("sharded", "speculative_sampling"))
 
 
 def main(port, process, num_processes, path):
@@ -34,9 +36,21 @@ def main(port, process, num_processes, path):
 
 def decode(how, name):
   """The texts of one run and what they took."""
-  decoded = cases.run(replicated.Replicated(how=how), name)
+  decoded = (run_sharded(name) if how == "sharded" else
+             cases.run(replicated.Replicated(how=how), name))
   return dict(texts=cases.texts(decoded),
               target_calls=decoded.counts.target_calls.tolist())
+
+
+def run_sharded(name):
+  """Tensor parallelism over the devices of all processes."""
+  system, params = cases.build(name)
+  mesh = jax.make_mesh((jax.device_count(),), ("model",))
+  split = params.replace(target=sharded.shard_params(params.target, mesh),
+                         drafter=sharded.shard_params(params.drafter, mesh))
+  # Or every process would hold, and compute, all of it.
+  assert not split.target["head"].is_fully_addressable
+  return jax.device_get(fused.Fused().run(system, split, *cases.inputs()))
 
 
 if __name__ == "__main__":

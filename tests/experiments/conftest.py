@@ -1,7 +1,5 @@
 """A bundle small enough to run every program in seconds."""
 
-import pathlib
-
 import jax
 import pytest
 
@@ -32,18 +30,6 @@ def tiny_deep(tmp_path_factory):
   """The same without further parts, and with six layers."""
   folder = tmp_path_factory.mktemp("bundle_deep")
   write_pair(folder, _TEXTS, 280, num_layers=6)
-  return str(folder)
-
-
-@pytest.fixture(scope="session")
-def tiny_384(tmp_path_factory):
-  """The same without further parts, and with a vocabulary of 3 x 128 tokens.
-
-  Such a multiple is what the verification kernel for TPUs takes.
-  """
-  folder = tmp_path_factory.mktemp("bundle_384")
-  source = pathlib.Path(__file__).read_text(encoding="utf-8")
-  assert write_pair(folder, (*_TEXTS, source), 384) == 384
   return str(folder)
 
 

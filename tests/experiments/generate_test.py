@@ -54,7 +54,7 @@ def test_too_long_is_an_error_unless_truncated(call, capsys):
 
 
 def test_kernels_for_attention_and_verification_write_the_same(
-    tiny_384, capsys, monkeypatch):
+    tiny, capsys, monkeypatch):
   calls = []
 
   def spy_on(module, name):
@@ -65,7 +65,7 @@ def test_kernels_for_attention_and_verification_write_the_same(
 
   def text(backend):
     assert generate.main([
-        f"--bundle={tiny_384}", "--system=mcsd", "--prompt=def area(r):",
+        f"--bundle={tiny}", "--system=mcsd", "--prompt=def area(r):",
         "--temperature=0.8", "--max_new_tokens=6", f"--backend={backend}"]) == 0
     return capsys.readouterr().out
 

@@ -221,6 +221,9 @@ LOWERED = [
                dtype="bfloat16"),
     cases.Case(size=256, capacity=2048, page=128, softcap=30.0,
                dtype="bfloat16", num_past=64),
+    cases.Case(size=192, capacity=1024, num_nodes=128, groups=8,
+               dtype="bfloat16"),
+    cases.Case(size=128, capacity=2048, page=16, window=100, softcap=30.0),
 ]
 
 
@@ -233,13 +236,24 @@ def test_lowers_to_a_kernel(platform, case):
   assert lowering.KERNEL[platform] in text
 
 
-@pytest.mark.parametrize("size, on_cuda", [(128, True), (256, False)])
+@pytest.mark.parametrize("size, on_cuda", [
+    (128, True), (192, False), (256, False)])
 def test_float32_lowers_where_it_fits(size, on_cuda):
   case = cases.Case(size=size, capacity=1024)
   attend = functools.partial(lib.tree_attention, backend="pallas")
   for platform, is_kernel in (("tpu", True), ("cuda", on_cuda)):
     text = lowering.lower(platform, attend, *lowering.shapes(case))
     assert (lowering.KERNEL[platform] in text) == is_kernel
+
+
+@pytest.mark.parametrize("dtype, capacity, is_kernel", [
+    ("float32", 1, True), ("bfloat16", 1, False), ("bfloat16", 2, True),
+    ("bfloat16", 3, True)])
+def test_the_smallest_caches_lower_on_a_tpu(dtype, capacity, is_kernel):
+  case = cases.Case(capacity=capacity, dtype=dtype)
+  attend = functools.partial(lib.tree_attention, backend="pallas")
+  text = lowering.lower("tpu", attend, *lowering.shapes(case))
+  assert (lowering.KERNEL["tpu"] in text) == is_kernel
 
 
 def test_xla_never_lowers_to_a_kernel():

@@ -101,6 +101,27 @@ def test_the_same_path_and_the_same_token(rule, sampling, seed, step, holes):
                walker(rule, sampling, "xla")(*inputs))
 
 
+# Of the TPU's lanes some hold no token, and most of a chunk is beyond them.
+@pytest.mark.parametrize("case, vocab", zip(CASES, (300, 65, 300, 300)),
+                         ids=str)
+def test_vocabularies_of_any_size_draw_the_same(case, vocab):
+  rule, sampling = case
+  for seed in range(3):
+    inputs = make(RULES[rule][1], seed, step=1.0, holes=0.3, vocab=vocab)
+    assert verify_tpu.supports(rule, sampling, *inputs[:2], inputs[2].keys)
+    jax.tree.map(np.testing.assert_array_equal,
+                 walker(rule, sampling, "pallas")(*inputs),
+                 walker(rule, sampling, "xla")(*inputs))
+
+
+def test_what_pads_a_vocabulary_is_never_drawn():
+  tree, logits, ctx = make("iid", 0, vocab=300)
+  # Zeros pad it, far above all tokens; next to the last the rest is nothing.
+  logits = jnp.full_like(logits, -200).at[..., -1].set(-50)
+  verdict = walker("match", CASES[2][1], "pallas")(tree, logits, ctx)
+  np.testing.assert_array_equal(verdict.next_token, 299)
+
+
 # Rows of tiles of 512 tokens, of 256 (even size) and of 128 (odd size), none a
 # multiple of them; the largest takes several steps.
 GPU_CASES = [
@@ -218,7 +239,7 @@ def _shapes(vocab, num_nodes=16, batch=4, dtype=jnp.float32):
 
 @pytest.mark.parametrize("vocab, dtype, has_tpu", [
     (32_000, jnp.float32, True), (151_936, jnp.float32, True),
-    (2 ** 18, jnp.float32, True), (50_257, jnp.float32, False),
+    (2 ** 18, jnp.float32, True), (50_257, jnp.float32, True),
     (128_256, jnp.bfloat16, False)], ids=str)
 def test_lowers_to_a_kernel(vocab, dtype, has_tpu):
   fn = functools.partial(walk.walk, recursive.Recursive(), CASES[-1][1],
@@ -227,6 +248,17 @@ def test_lowers_to_a_kernel(vocab, dtype, has_tpu):
   for platform, is_kernel in (("tpu", has_tpu), ("cuda", True)):
     text = lowering.lower(platform, fn, *shapes)
     assert (lowering.KERNEL[platform] in text) == is_kernel
+
+
+@pytest.mark.parametrize("rule", ["match", "without_replacement"])
+@pytest.mark.parametrize("vocab", [32_000, 256_000])
+def test_every_rule_lowers_to_a_kernel(rule, vocab):
+  # Shaping is the same for all rules.
+  fn = functools.partial(walk.walk, RULES[rule][0], CASES[0][1],
+                         backend="pallas")
+  for platform in ("tpu", "cuda"):
+    text = lowering.lower(platform, fn, *_shapes(vocab))
+    assert lowering.KERNEL[platform] in text
 
 
 def test_greedy_lowers_to_a_kernel_on_a_gpu_only():
@@ -253,7 +285,7 @@ PENALTY = sampling_lib.Sampling(1.0, repetition_penalty=1.2)
 
 
 @pytest.mark.parametrize("vocab, sampling", [
-    (50_257, sampling_lib.Sampling(1.0)), (1280, sampling_lib.GREEDY),
+    (2 ** 18 + 1, CASES[0][1]), (1280, sampling_lib.GREEDY),
     (1280, PENALTY)], ids=str)
 def test_falls_back(vocab, sampling):
   tree, laws, ctx = _shapes(vocab)

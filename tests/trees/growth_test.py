@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ from spec_jax.core import types
 from spec_jax.drafters import grown_draft_model
 from spec_jax.trees import dynamic
 from spec_jax.trees import likelihood
+from spec_jax.trees import sequoia
+from spec_jax.trees import shapes
 from spec_jax.verifiers import recursive
 from tests.exactness import markov
 from tests.exactness import trees_test
@@ -220,6 +223,37 @@ def test_level_by_level_is_the_tree_of_one_draw_after_another():
           policy, budget=30, width=20, threshold=values[-1] * (1 - 1e-5))
       assert set(paths(grow(by_value, roots=[*range(root), root]), root)
                  ) == wanted
+
+
+class ByRank(dynamic.MostReached):
+  """Draws the most likely token first, then the next."""
+
+  def children(self, law, reach, keys):
+    def in_order(law, noise, k):
+      del noise
+      probs, tokens = jax.lax.top_k(law, k)
+      return tokens.astype(jnp.int32), probs > 0
+
+    with mock.patch.object(sampling_lib, "first_k_to_ring", in_order):
+      return super().children(law, reach, keys)
+
+
+@pytest.mark.parametrize("budget", [3, 4, 8])
+def test_laws_of_ranks_alone_give_the_greedy_tree_of_sequoia(budget):
+  """DySpec's promise; budgets at which the best tree is one alone.
+
+  A draw's worth leaves out whether it is accepted itself, so both agree where
+  that is equally likely for all who are reached: in geometric laws.
+  """
+  law = .6 * .4 ** np.arange(VOCAB)
+  law[-1] += 1 - law.sum()
+  tree = grow(ByRank(budget, 8, 5, VOCAB, temperature=None),
+              np.tile(law, (VOCAB, 1)), roots=[0])
+  found = paths(tree, 0)
+  assert set(found) == set(shapes.paths_of(
+      sequoia.best_shape(law, budget, 5)))
+  assert 1 + sum(np.prod(law[[*path]]) for path in found) == pytest.approx(
+      sequoia.best_tokens(law, budget, 5)[5, budget])
 
 
 def test_bounds_of_the_sampled_tree_are_kept():
