@@ -15,8 +15,8 @@ def card(tiny, tmp_path_factory):
   assert profile_round.main([
       f"--bundle={tiny}", f"--out={folder}", "--system=speculative_sampling,"
       "suffix_decoding", "--set=depth=2", "--temperature=0.8", "--batch=2",
-      "--samples=2", "--prompt_tokens=12", "--max_new_tokens=24", "--max_depth=2",
-      "--plot_batch=2"]) == 0
+      "--samples=2", "--prompt_tokens=12", "--max_new_tokens=24",
+      "--max_depth=2", "--plot_batch=2"]) == 0
   for name in ("profile.png", "break_even.png"):
     assert (folder / name).read_bytes()[:4] == b"\x89PNG"
   assert "speculative_sampling" in (folder / "profile.md").read_text()
