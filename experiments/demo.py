@@ -208,7 +208,7 @@ def heading(temperature: float) -> str:
 
 
 def table(results) -> str:
-  return report.markdown(
+  return tables.table(
       [tables.line(result.as_dict()) for result in results.values()])
 
 
