@@ -184,7 +184,8 @@ def cell_path(folder: pathlib.Path, key: Mapping[str, Any]) -> pathlib.Path:
 def measure(values, baseline, choice, work, temperature) -> dict[str, Any]:
   """One cell: the system and the baseline, lap by lap."""
   pair = list({c.name: c for c in (baseline, choice)}.values())
-  forwards = comparison.forwards_of(pair, temperature, work)
+  forwards = comparison.forwards_of(
+      pair, temperature, work, with_in_turn=True)
   results = comparison.race(pair, temperature, work, values.repeats, forwards)
   result = results[choice.name]
   if values.audit and temperature > 0:

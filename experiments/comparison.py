@@ -45,6 +45,11 @@ class Result:
         self.first.stats.block_efficiency, self.cost, self.baseline_cost)
 
   @property
+  def predicted_in_turn(self) -> float | None:
+    return costs_lib.predicted_in_turn(
+        self.first.stats.block_efficiency, self.cost, self.baseline_cost)
+
+  @property
   def overhead(self) -> float:
     """A round's time over that of its forwards alone; 1 would be perfect."""
     return self.timing.seconds_per_round.median / self.cost.total
@@ -60,7 +65,8 @@ class Result:
         "counts": self.first.stats.as_dict(), "clock": self.timing.as_dict(),
         "forward_costs": self.cost.as_dict(),
         "baseline_forward_costs": self.baseline_cost.as_dict(),
-        "predicted_speedup": self.predicted, "overhead": self.overhead,
+        "predicted_speedup": self.predicted,
+        "predicted_in_turn": self.predicted_in_turn, "overhead": self.overhead,
         "acceptance": audit, "truncated_tokens": self.first.dropped}
 
 
@@ -82,8 +88,9 @@ def rehearsals(choices: Sequence[common.Choice],
 
 
 def forwards_of(choices: Sequence[common.Choice], temperature: float,
-                work: workload_lib.Workload) -> costs_lib.Forwards:
-  """The forwards of a round, alone, on the first batch of the workload."""
+                work: workload_lib.Workload, with_in_turn: bool = False
+                ) -> costs_lib.Forwards:
+  """The forwards of a round on the first batch: alone, and in turn if asked."""
   prompts, keys = next(workload_lib.first_turns(work))
   cases = {}
   for choice in choices:
@@ -91,7 +98,7 @@ def forwards_of(choices: Sequence[common.Choice], temperature: float,
     state = choice.executor.start(
         system, choice.params, prompts, keys, work.max_new_tokens)
     cases[choice.name] = (system, choice.params, state)
-  return costs_lib.Forwards(cases)
+  return costs_lib.Forwards(cases, with_in_turn=with_in_turn)
 
 
 def race(choices: Sequence[common.Choice], temperature: float,

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import functools
 import pathlib
 import sys
+import time
 
 from absl import flags
 import jax
@@ -28,6 +29,7 @@ from experiments import streaming
 from experiments import tables
 import spec_jax
 from spec_jax.evaluation import ahead
+from spec_jax.evaluation import memory
 from spec_jax.evaluation import plots
 from spec_jax.evaluation import prompts as prompts_lib
 from spec_jax.evaluation import report
@@ -63,6 +65,7 @@ def define(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues) -> int:
   """The program; returns the exit code."""
+  first_text = FirstText()
   temperatures = common.temperatures(values)
   with common.clean_errors():
     folder = report.make_folder(values.out)
@@ -77,21 +80,49 @@ def run(values: flags.FlagValues) -> int:
   introduce(bundle, work, choices, skipped)
   # The first text comes soon: nothing else is compiled before it. What is shown
   # after it compiles its own programs, beside those of all others.
-  watch(values, choices, work, temperatures[:1])
+  watch(values, choices, work, temperatures[:1], first_text)
   with ahead.beside([
       *comparison.rehearsals([c for c in choices if c.name != values.show],
                              temperatures, work),
       lambda: comparison.forwards_of(choices, temperatures[-1], work)
   ]) as tasks:
-    watch(values, choices, work, temperatures[1:])
+    watch(values, choices, work, temperatures[1:], first_text)
   results = race(values, choices, work, temperatures, tasks[-1].result())
   checks = prove(values, choices, work, results)
+  spent = {"seconds_to_first_text": first_text.seconds,
+           "peak_memory_gib": memory.peak_bytes() / 2 ** 30}
   with common.clean_errors():
-    write(values, folder, bundle, work, results, checks, skipped)
+    write(values, folder, bundle, work, results, checks, skipped, spent)
+  print(f"\n{spent_text(spent)}")
   failed = [check for check in checks if not check.passed]
-  print(f"\n{len(checks) - len(failed)} of {len(checks)} checks passed. Tables,"
+  print(f"{len(checks) - len(failed)} of {len(checks)} checks passed. Tables,"
         f" plot and cards: {folder}")
   return 1 if failed else 0
+
+
+class FirstText:
+  """Seconds from when it was made until the first text was shown.
+
+  Attributes:
+    seconds: None as long as there was none. What Python needs to start and to
+      import is not in it.
+  """
+
+  def __init__(self):
+    self._begin, self.seconds = time.perf_counter(), None
+
+  def __call__(self) -> None:
+    """Text was shown."""
+    if self.seconds is None:
+      self.seconds = time.perf_counter() - self._begin
+
+
+def spent_text(spent) -> str:
+  """A line of time and memory."""
+  seconds = spent["seconds_to_first_text"]
+  shown = "not shown" if seconds is None else f"after {seconds:.1f} s"
+  return (f"first text {shown}; at most {spent['peak_memory_gib']:.2f} GiB of"
+          " main memory")
 
 
 def make_workload(values, bundle) -> workload_lib.Workload:
@@ -126,7 +157,7 @@ def introduce(bundle, work, choices, skipped) -> None:
     print(f"left out: {name}: {reason}")
 
 
-def watch(values, choices, work, temperatures) -> None:
+def watch(values, choices, work, temperatures, on_piece) -> None:
   """One prompt, live."""
   choice = next((c for c in choices if c.name == values.show), None)
   if choice is None:
@@ -141,7 +172,7 @@ def watch(values, choices, work, temperatures) -> None:
     print(colours.dim(tail), end="", flush=True)
     stats = streaming.show(
         choice, spec_jax.Sampling(temperature), tokens, work.max_new_tokens,
-        work.seed, work.limit)
+        work.seed, work.limit, on_piece=on_piece)
     print(f"--- {stats.emitted} tokens in {stats.target_calls} target calls"
           f" ({stats.block_efficiency:.2f} per call) ---")
 
@@ -177,7 +208,7 @@ def heading(temperature: float) -> str:
 
 
 def table(results) -> str:
-  return report.markdown(
+  return tables.table(
       [tables.line(result.as_dict()) for result in results.values()])
 
 
@@ -205,7 +236,7 @@ def prove(values, choices, work, results) -> list[proof.Check]:
 
 
 def write(values, folder: pathlib.Path, bundle, work, results, checks,
-          skipped) -> None:
+          skipped, spent) -> None:
   """Card, table and plot."""
   setting = {
       "bundle": bundle.name, "dtype": str(bundle.target.dtype),
@@ -216,7 +247,7 @@ def write(values, folder: pathlib.Path, bundle, work, results, checks,
       common.flags_of(values), setting=setting,
       results=[result.as_dict() for group in results.values()
                for result in group.values()],
-      checks=[vars(check) for check in checks], left_out=skipped))
+      checks=[vars(check) for check in checks], left_out=skipped, **spent))
   report.write_text(folder / "table.md", "\n".join(
       f"## {heading(t)}\n\n{table(group)}" for t, group in results.items())
       + f"\n{tables.LEGEND}")

@@ -105,8 +105,8 @@ def measure(values, bundle, choices, temperature, batch
   for choice in choices:
     system = choice.at(temperature)
     given = (system, choice.params, prompts, keys, values.max_new_tokens)
-    cases[choice.name] = (*given[:2], choice.executor.start(*given),
-                          choice.executor)
+    executor = choice.executor
+    cases[choice.name] = (*given[:2], executor.start(*given), executor)
     first[choice.name] = first_decode(choice.executor, given)
   profiler = stages.Profiler(cases, _TIMERS[values.timer])
   for _ in tqdm.trange(values.samples, unit="sample",
@@ -189,12 +189,13 @@ def text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 LEGEND = """
-Milliseconds of a round. draft ... bookkeeping: stages timed alone; sum: of
-them. round: as the executor runs it. forwards: those of target and draft alone;
-in turn: the same, one after the other. overhead: round over forwards, minus
-one, median of paired samples; of the loop: round over forwards in turn.
-speed-up: tokens a round over rounds' times; predicted: the same from the
-forwards alone. compile: seconds that the first decode took longer than the
+Milliseconds of a round. draft ... bookkeeping: stages timed alone, but what the
+host drafts and hears as it does so (part of draft and update; "host" in the
+card); sum: of them. round: as the executor runs it. forwards: those of target
+and draft alone; in turn: the same, one after the other. overhead: round over
+forwards, minus one, median of paired samples; of the loop: round over forwards
+in turn. speed-up: tokens a round over rounds' times; predicted: the same from
+the forwards alone. compile: seconds that the first decode took longer than the
 second (with JAX_ENABLE_COMPILATION_CACHE=false nothing of earlier runs helps).
 """
 

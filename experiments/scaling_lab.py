@@ -19,7 +19,7 @@ from spec_jax.caches import dense
 from spec_jax.core import keys as keys_lib
 from spec_jax.evaluation import clock as clock_lib
 from spec_jax.evaluation import counts as counts_lib
-from spec_jax.evaluation import stages
+from spec_jax.evaluation import timed_rounds
 from spec_jax.executors import replicated
 
 TIMERS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -126,7 +126,7 @@ class Lab:
             self._values.max_new_tokens)
 
   def _timed(self, choice, system, state, batch, tokens_per_call):
-    timed = stages.timed_rounds(TIMERS[self._values.timer], system,
+    timed = timed_rounds.Rounds(TIMERS[self._values.timer], system,
                                 choice.params, state, choice.executor)
     timed()
     seconds = [timed() for _ in range(self._values.samples)]

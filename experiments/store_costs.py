@@ -32,6 +32,7 @@ from experiments import corpus
 from experiments import dense_costs
 from spec_jax.drafters import retrieval
 from spec_jax.evaluation import clock
+from spec_jax.evaluation import memory
 from spec_jax.evaluation import report
 from spec_jax.stores import datastore as datastore_lib
 from spec_jax.stores import suffix_automaton
@@ -104,8 +105,7 @@ def run(values: flags.FlagValues) -> int:
       result["dense_stores"] = [
           dense_costs.costs(bundle, sample, size, values.queries, timed)
           for size in dense_sizes]
-  result["peak_bytes"] = 1024 * resource.getrusage(
-      resource.RUSAGE_SELF).ru_maxrss
+  result["peak_bytes"] = memory.peak_bytes()
   report.write_json(folder / "store_costs.json", result)
   show(result)
   print(f"{folder / 'store_costs.json'}")

@@ -1,5 +1,6 @@
 """Text on the terminal as it is decoded, drafts that were kept in colour."""
 
+from collections.abc import Callable
 from collections.abc import Iterator
 import sys
 from typing import TextIO
@@ -33,7 +34,8 @@ class Colours:
 
 def show(choice: common.Choice, sampling, prompt: list[int],
          max_new_tokens: int, seed: int, limit: int,
-         out: TextIO | None = None) -> stats_lib.Stats:
+         out: TextIO | None = None,
+         on_piece: Callable[[], None] = lambda: None) -> stats_lib.Stats:
   """Decodes one prompt and prints the text while it grows.
 
   Args:
@@ -44,6 +46,7 @@ def show(choice: common.Choice, sampling, prompt: list[int],
     seed: of the draws.
     limit: tokens the model has room for beside the new ones.
     out: default: standard output.
+    on_piece: called whenever a piece of text has been shown.
 
   Returns:
     The counts of the decode.
@@ -68,5 +71,6 @@ def show(choice: common.Choice, sampling, prompt: list[int],
   for piece in choice.system.tokenizer.stream(arriving()):
     out.write(colours.accepted(piece) if last["is_accepted"] else piece)
     out.flush()
+    on_piece()
   out.write("\n")
   return stats_lib.stats(jax.device_get(last["counts"]))

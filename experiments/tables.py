@@ -16,7 +16,8 @@ Record = Mapping[str, Any]
 LEGEND = """\
 tokens/call: emitted tokens per target call, bonus included. speed-up: median
 and quartiles of passes that alternate with the baseline's. predicted: from the
-forward passes timed alone. acceptance: share of tries whose drafts held the
+forward passes timed alone; in turn: from the same, one after the other, as they
+run in a round. acceptance: share of tries whose drafts held the
 emitted token; optimum: the most that any exact rule can reach, mean over the
 same tries, given how the drafts were drawn, or the drafts where they were not
 ("-": they share the emitting draw's noise, or there is no formula); gap:
@@ -24,6 +25,7 @@ optimum minus acceptance, with its standard error. round/forwards: time of a
 round over that of its forwards.
 """
 
+_IN_TURN = "in turn"
 _FEWEST_TRIES = 20  # Of a depth whose acceptance is drawn.
 
 
@@ -43,6 +45,7 @@ def line(record: Record) -> dict[str, str]:
       "speed-up": f"{speedup['median']:.2f}x [{speedup['lower']:.2f},"
                   f" {speedup['upper']:.2f}]",
       "predicted": number(record["predicted_speedup"], 2, "x"),
+      _IN_TURN: number(record.get("predicted_in_turn"), 2, "x"),
       "tokens/s": number(clock["tokens_per_second"]["median"], 0),
       "acceptance": number(accepted, 3), "optimum": optimum, "gap": gap,
       "round/forwards": number(record["overhead"])}
@@ -58,9 +61,18 @@ def _exact(record):
 def void_line(name: str, error: str) -> dict[str, str]:
   """A line that shows nothing but why."""
   columns = ("system", "exact", "tokens/call", "speed-up", "predicted",
-             "tokens/s", "acceptance", "optimum", "gap", "round/forwards")
+             _IN_TURN, "tokens/s", "acceptance", "optimum", "gap",
+             "round/forwards")
   return dict.fromkeys(columns, "-") | {
       "system": name, "speed-up": f"void: {' '.join(error.split())[:60]}"}
+
+
+def table(lines: Sequence[Mapping[str, str]]) -> str:
+  """Markdown; without the column "in turn" where no forwards were timed so."""
+  if all(line[_IN_TURN] == "-" for line in lines):
+    lines = [{column: cell for column, cell in line.items()
+              if column != _IN_TURN} for line in lines]
+  return report.markdown(lines)
 
 
 def bar(record: Record) -> plots.Bar:
@@ -112,7 +124,7 @@ def cells_text(rows: Sequence[Record]) -> str:
   for title, group in _groups(rows).items():
     lines = [line(row["result"]) if "result" in row else
              void_line(row["key"]["system"], row["error"]) for row in group]
-    parts.append(f"## {title}\n\n{report.markdown(lines)}")
+    parts.append(f"## {title}\n\n{table(lines)}")
   return "\n".join(parts) + f"\n{LEGEND}"
 
 

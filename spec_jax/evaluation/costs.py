@@ -39,12 +39,15 @@ class RoundCost:
       proposal.
     tree_tokens: N, tokens per target forward.
     draft_forwards: how many the program holds; a loop's body counts once.
+    in_turn: seconds, all of them one after the other, see `in_turn`; None where
+      that was not timed.
   """
 
   target: float
   draft: float
   tree_tokens: int
   draft_forwards: int
+  in_turn: float | None = None
 
   @property
   def total(self) -> float:
@@ -58,6 +61,14 @@ def predicted_speedup(block_efficiency: float, cost: RoundCost,
                       baseline: RoundCost) -> float:
   """`tau / (round cost / cost of one autoregressive token)`."""
   return block_efficiency * baseline.total / cost.total
+
+
+def predicted_in_turn(block_efficiency: float, cost: RoundCost,
+                      baseline: RoundCost) -> float | None:
+  """The same from forwards in turn; None where they were not timed so."""
+  if cost.in_turn is None or baseline.in_turn is None:
+    return None
+  return block_efficiency * baseline.in_turn / cost.in_turn
 
 
 # A function of `(*args, zero)`, where `zero` goes into its inputs, and `args`.
@@ -208,20 +219,25 @@ class Forwards:
 
   def __init__(self, cases: Mapping[str, tuple[
       system_lib.System, types.Params, types.DecodeState]],
-               timer: Callable[[], float] = time.perf_counter):
+               timer: Callable[[], float] = time.perf_counter,
+               with_in_turn: bool = False):
     """Compiles.
 
     Args:
       cases: a system, parameters and a state to start from, by name.
       timer: seconds. `time.process_time` counts processor seconds, all threads
         together: on a CPU that others use too, their noise stays out.
+      with_in_turn: whether all forwards of a case are also timed in turn; one
+        more program for each case that has several.
     """
-    self._timer = timer
+    self._timer, self._with_in_turn = timer, with_in_turn
     self._calls, self._fns = {}, {}
     for name, (system, params, state) in cases.items():
       self._calls[name], pieces = _pieces(system, params, state)
       for call, piece in pieces:
         self._fns.setdefault(name if call is None else call, _looped(piece))
+      if with_in_turn and len(pieces) > 1:
+        self._fns[name, "in turn"] = _looped(*(piece for _, piece in pieces))
     ahead.together(list(self._fns.values()))
     self._samples = {key: [] for key in self._fns}
 
@@ -244,11 +260,18 @@ class Forwards:
     seconds = {key: float(np.median(values))
                for key, values in self._samples.items()}
     self._samples = {key: [] for key in self._fns}
-    return {name: _round_cost(name, called, seconds)
-            for name, called in self._calls.items()}
+    return {name: self._round_cost(name, seconds) for name in self._calls}
+
+  def _round_cost(self, name, seconds):
+    cost = _cost_alone(name, self._calls[name], seconds)
+    if not self._with_in_turn:
+      return cost
+    # What is one forward has no other to wait for.
+    return dataclasses.replace(
+        cost, in_turn=seconds.get((name, "in turn"), cost.total))
 
 
-def _round_cost(name, called, seconds):
+def _cost_alone(name, called, seconds):
   is_whole = name in seconds
   return RoundCost(
       target=sum(seconds[call] for call in called.target),

@@ -1,10 +1,12 @@
 """Where a round's time goes: its stages, each timed on its own.
 
 The stages of a round are compiled apart and run in short loops on the device,
-as `costs` does with the forwards. Beside them the whole round is timed as the
-executor runs it, so that four numbers can be held against each other: the
-forwards alone (what a round has to cost), the forwards in turn (what it costs
-where the models share a cache), all stages, and the round.
+as `costs` does with the forwards. What a drafter does on the host is timed
+where it runs, between two device halves, and belongs to the stages "draft" and
+"update". Beside them the whole round is timed as the executor runs it, so that
+four numbers can be held against each other: the forwards alone (what a round
+has to cost), the forwards in turn (what it costs where the models share a
+cache), all stages, and the round.
 """
 
 from collections.abc import Callable
@@ -22,17 +24,18 @@ from spec_jax.core import system as system_lib
 from spec_jax.core import types
 from spec_jax.evaluation import clock as clock_lib
 from spec_jax.evaluation import costs as costs_lib
+from spec_jax.evaluation import timed_rounds
 from spec_jax.executors import decoding
 from spec_jax.executors import fused
+from spec_jax.executors import hosted
 
 NAMES = ("draft", "target", "verify", "commit", "update", "bookkeeping")
 # Runs per sample. Short stages run more often: one dispatch costs as much as
 # several of them.
 _LOOPS = {"draft": 8, "target": 8}
 _SHORT_LOOP = 64
-_ROUNDS = 8
 
-# `(system, params, state, drafter, counts) -> case` to start from.
+# A system, its parameters, a state to start from, and the executor of it.
 Case = tuple[system_lib.System, types.Params, types.DecodeState, fused.Fused]
 
 
@@ -45,7 +48,9 @@ class Profile:
       verifying forward, "verify" the rule's walk, "commit" the target's cache,
       "update" the drafter's, "bookkeeping" end of text, budget, text and
       counts.
-    forwards: the forwards of target and draft alone.
+    host: of "draft" and "update" the part that ran on the host; empty if the
+      drafter has no half there.
+    forwards: the forwards of target and draft alone, on the device.
     in_turn: the same forwards one after the other, see `costs.in_turn`.
     measured: the round, as the executor runs it.
     overhead: a round's time over that of its forwards alone, minus 1; samples
@@ -55,6 +60,7 @@ class Profile:
   """
 
   stages: dict[str, float]
+  host: dict[str, float]
   forwards: costs_lib.RoundCost
   in_turn: float
   measured: float
@@ -86,27 +92,19 @@ class Profiler:
     Args:
       cases: a system, its parameters, a state and an executor, by name.
       timer: see `costs.Forwards`.
-
-    Raises:
-      ValueError: a drafter has a half on the host, which is no stage.
     """
-    for name, (system, *_) in cases.items():
-      if system.drafter.needs.host_store:
-        raise ValueError(
-            f"{name} drafts on the host; stages are timed on the device,"
-            " expected a drafter that needs no host store.")
     self._forwards = costs_lib.Forwards(
         {name: case[:3] for name, case in cases.items()}, timer)
-    self._rounds = {name: timed_rounds(timer, *case)
+    self._rounds = {name: timed_rounds.Rounds(timer, *case)
                     for name, case in cases.items()}
     self._stages = {
         (name, stage): fn for name, case in cases.items()
-        for stage, fn in _timed_stages(timer, *case[:3]).items()}
+        for stage, fn in _timed_stages(timer, *case).items()}
     self._in_turn = {(name, "in turn"): costs_lib.in_turn(*case[:3], timer)
                      for name, case in cases.items()}
     for fn in (*self._rounds.values(), *self._stages.values()):
       fn()
-    self._costs = []
+    self._costs, self._host = [], {name: [] for name in cases}
     self._samples = {key: [] for key in (
         *self._rounds, *self._in_turn, *self._stages)}
 
@@ -115,6 +113,7 @@ class Profiler:
     for _ in range(repeats):
       for name, fn in self._rounds.items():
         self._samples[name].append(fn())
+        self._host[name].append(fn.host)
       self._forwards.sample(1)
       self._costs.append(self._forwards.take())
       for key, fn in (self._in_turn | self._stages).items():
@@ -136,38 +135,23 @@ class Profiler:
     rounds, in_turn = self._samples[name], self._samples[name, "in turn"]
     over = lambda base: clock_lib.spread(
         [r / b - 1 for r, b in zip(rounds, base)])
+    host = {stage: median([sample[stage] for sample in self._host[name]])
+            for stage in self._host[name][0]}
     return Profile(
-        {stage: median(self._samples[name, stage]) for stage in NAMES},
+        {stage: median(self._samples[name, stage]) + host.get(stage, 0.0)
+         for stage in NAMES}, host,
         dataclasses.replace(costs[0], target=median([c.target for c in costs]),
                             draft=median([c.draft for c in costs])),
         median(in_turn), median(rounds), over([c.total for c in costs]),
         over(in_turn))
 
 
-def timed_rounds(timer, system, params, state, executor
-                  ) -> Callable[[], float]:
-  """Seconds of a round, as the executor runs `_ROUNDS` of them.
-
-  The function that is returned starts from the same state at every call.
-  """
-
-  def run():
-    counts = decoding.zero_counts(system, state.tokens.shape[0])
-    # The executor consumes what it is given.
-    fresh, counts = jax.block_until_ready(
-        (jax.tree.map(jnp.copy, state), counts))
-    begin = timer()
-    _, counts = jax.block_until_ready(executor.rounds(
-        system, params, fresh, counts, _ROUNDS))
-    seconds = timer() - begin
-    return seconds / max(1, int(np.asarray(counts.target_calls).max()))
-  return run
-
-
-def _timed_stages(timer, system, params, state
+def _timed_stages(timer, system, params, state, executor
                   ) -> dict[str, Callable[[], float]]:
-  """Seconds of each stage of the round that follows `state`."""
-  given = jax.jit(_play, static_argnums=0)(system, params, state)
+  """Seconds of each stage, on the device, of the round that follows `state`."""
+  state, draft_of_host = _hosted(system, params, state, executor)
+  given = jax.jit(_play, static_argnums=0)(
+      system, params, state, draft_of_host)
   own = lambda value: jax.tree.map(jnp.copy, value)
   fns = _stages(system)
   counts = decoding.zero_counts(system, state.tokens.shape[0])
@@ -178,46 +162,63 @@ def _timed_stages(timer, system, params, state
                         given, own(kept[name])) for name in NAMES}
 
 
-def _play(system, params, state):
+def _hosted(system, params, state, executor):
+  """The state on the device, and what the host drafts for it; None if not."""
+  on_device, draft = hosted.on_device(system, state)
+  if draft is None:
+    return on_device, None
+  session = executor.reopened(system, state).drafter.session
+  asked = system.drafter.ask(params.drafter, on_device.drafter,
+                             system_lib.context(params, on_device))
+  return on_device, jax.device_put(
+      session.draft(*jax.device_get((asked, state.is_running))))
+
+
+def _play(system, params, state, draft_of_host):
   """One round, taken apart: what each stage is given."""
-  tree, drafter = system_lib.propose(system, params, state)
+  tree, drafter = system_lib.propose(system, params, state, draft_of_host)
   _, outcome = system_lib.judge(system, params, state, tree, drafter)
   verdict = system.walk(system.verifier, system.sampling, tree,
                         outcome.out.logits, system_lib.context(params, state))
-  return state, drafter, verdict, outcome
+  return state, drafter, verdict, outcome, draft_of_host
 
 
 def _stages(system):
   """`(params, given, kept) -> (kept, what must not be optimised away)`."""
 
   def draft(params, given, kept):
-    state, *_ = given
-    tree, drafter = system_lib.propose(
-        system, params, state.replace(drafter=kept))
-    return drafter, tree
+    state, *_, draft_of_host = given
+    state = state.replace(drafter=kept)
+    asked = ()
+    if system.drafter.needs.host_store:
+      asked = system.drafter.ask(
+          params.drafter, kept, system_lib.context(params, state))
+    tree, drafter = system_lib.propose(system, params, state, draft_of_host)
+    return drafter, (tree, asked)
 
   def target(params, given, kept):
-    state, drafter, _, outcome = given
+    state, drafter, _, outcome, _ = given
     return kept, system_lib.forward(
         system, params, state, outcome.tree, drafter)
 
   def verify(params, given, kept):
-    state, _, _, outcome = given
+    state, _, _, outcome, _ = given
     return kept, system.walk(
         system.verifier, system.sampling, outcome.tree, outcome.out.logits,
         system_lib.context(params, state))
 
   def commit(params, given, kept):
-    state, _, _, outcome = given
+    state, _, _, outcome, _ = given
     cache = kept.commit(outcome.out.fresh, outcome.verdict.path,
                         outcome.verdict.count)
     return cache.replace(length=state.cache.length), ()
 
   def update(params, given, kept):
-    return system.drafter.update(params.drafter, kept, given[-1]), ()
+    _, _, _, outcome, _ = given
+    return system.drafter.update(params.drafter, kept, outcome), ()
 
   def bookkeeping(params, given, kept):
-    state, _, verdict, outcome = given
+    state, _, verdict, outcome, _ = given
     tokens, counts = kept
     state = state.replace(tokens=tokens)
     cut, status, emitted = system_lib.stop(

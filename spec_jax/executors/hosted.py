@@ -91,13 +91,28 @@ class Hosted(fused.Fused):
         system, params, prompts, keys, max_new_tokens, capacity)
     if not system.drafter.needs.host_store:
       return state
+    return self._opened(system, state, state.drafter)
+
+  def reopened(self, system, state: types.DecodeState) -> types.DecodeState:
+    """The same state with a session of its own.
+
+    Both may be decoded, and neither session hears of the other's text. To the
+    new one all text so far is prompt.
+
+    Args:
+      system: with a store on the host.
+      state: from `start` or `rounds`.
+    """
+    return self._opened(system, state, state.drafter.device)
+
+  def _opened(self, system, state, device):
     owner = "store", system.target, system.drafter
     if owner not in self.memory:
       self.memory[owner] = system.drafter.open_store()
-    tokens, length = np.asarray(prompts.tokens), np.asarray(prompts.length)
+    tokens, length = np.asarray(state.tokens), np.asarray(state.length)
     session = system.drafter.open_session(
         self.memory[owner], [row[:size] for row, size in zip(tokens, length)])
-    return state.replace(drafter=Hosting(state.drafter, session))
+    return state.replace(drafter=Hosting(device, session))
 
   def rounds(self, system, params, state, counts,
              max_rounds=decoding.UNLIMITED):

@@ -102,3 +102,11 @@ def test_prediction():
   cost = costs.RoundCost(3.0, 1.0, 6, 5)
   assert costs.predicted_speedup(3.0, cost, token) == 1.5
   assert costs.predicted_speedup(1.0, token, token) == 1.0
+  assert costs.predicted_in_turn(3.0, cost, token) is None
+
+
+def test_prediction_from_forwards_in_turn():
+  token = costs.RoundCost(2.0, 0.0, 1, 0, in_turn=2.0)
+  cost = costs.RoundCost(3.0, 1.0, 6, 5, in_turn=5.0)
+  assert costs.predicted_in_turn(3.0, cost, token) == pytest.approx(1.2)
+  assert costs.predicted_speedup(3.0, cost, token) == 1.5

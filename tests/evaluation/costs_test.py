@@ -50,6 +50,24 @@ def test_loops_over_a_model_are_timed_as_a_whole():
   assert cost.draft == pytest.approx(cost.draft_forwards * cost.target)
 
 
+def test_forwards_in_turn_are_timed_if_asked():
+  cases = {}
+  for name, hyper in (("autoregressive", {}), ("specinfer",
+                                               {"branching": (1, 1)})):
+    system, params = systems.build(name, toy.bundle(), **hyper)
+    cases[name] = system, params, fused.Fused().start(
+        system, params, toy.prompts((3, 4)), keys_lib.row_keys(0, 2),
+        jnp.full((2,), 8), 32)
+  ticks = iter(range(1000))
+  forwards = costs.Forwards(
+      cases, timer=lambda: next(ticks), with_in_turn=True)
+  forwards.sample(1)
+  plain, drafted = forwards.take().values()
+  # The clock counts calls: all forwards in turn are one, as each alone is.
+  assert plain.in_turn == plain.total == plain.target
+  assert drafted.in_turn == drafted.target < drafted.total
+
+
 @dataclasses.dataclass(frozen=True)
 class _Counting:
   """A model that says how many tokens it was traced with."""

@@ -1,11 +1,13 @@
 """The host loop writes what the device loop writes."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 import spec_jax
 from spec_jax import systems
 from spec_jax.core import system as system_lib
+from spec_jax.executors import decoding
 from spec_jax.executors import fused
 from spec_jax.executors import hosted
 from spec_jax.executors import replicated
@@ -40,6 +42,20 @@ def test_stream_of_a_host_store_grows_into_the_whole():
   *_, last = hosted.Hosted().stream(
       system, params, *cases.inputs(), rounds_per_yield=2)
   cases.assert_equal(last, jax.device_get(whole))
+
+
+def test_a_state_can_be_decoded_again():
+  """What one session hears is unknown to the other."""
+  system, params = build_hosted(max_requests=0)
+  executor, (prompts, keys, budget) = hosted.Hosted(), cases.inputs()
+  state = executor.start(system, params, prompts, keys, budget)
+  copy = jax.tree.map(jnp.copy, state)
+  both = []
+  for one in (executor.reopened(system, state), copy):
+    done = executor.rounds(system, params, one, decoding.zero_counts(system, 3))
+    both.append(jax.device_get(
+        executor.finish(system, params, *done, prompts)))
+  cases.assert_equal(*both)
 
 
 @pytest.mark.parametrize("executor", [

@@ -71,6 +71,8 @@ def test_multi_turn_cells_are_whole(first):
     assert row["key"]["num_prompts"] == 2 and row["key"]["batch"] == 2
     assert len(row["key"]["prompts_sha256"]) == 64
     assert row["result"]["clock"]["rounds"]["count"] == 1
+    assert row["result"]["predicted_in_turn"] > 0
+  assert "| in turn |" in (first / "benchmark.md").read_text()
   for name in ("benchmark.md", "benchmark.json"):
     assert "prompt_lookup" in (first / name).read_text()
   assert (first / "benchmark.png").read_bytes()[:4] == b"\x89PNG"

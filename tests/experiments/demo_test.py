@@ -41,6 +41,28 @@ def test_proves_it(done, line):
   assert line in done[1]
 
 
+def test_says_when_text_came_and_how_much_memory_it_took(done):
+  _, output, folder = done
+  card = json.loads((folder / "card.json").read_text())
+  assert 0 < card["seconds_to_first_text"] < 600
+  assert 0.01 < card["peak_memory_gib"] < 1000
+  spent, last = output.splitlines()[-2:]
+  assert last.endswith(f"{folder}")
+  assert spent == (
+      f"first text after {card['seconds_to_first_text']:.1f} s; at most"
+      f" {card['peak_memory_gib']:.2f} GiB of main memory")
+
+
+def test_only_the_first_text_counts():
+  first = demo.FirstText()
+  assert "not shown" in demo.spent_text(
+      {"seconds_to_first_text": first.seconds, "peak_memory_gib": 1.0})
+  first()
+  seconds = first.seconds
+  first()
+  assert first.seconds == seconds > 0
+
+
 def test_card_holds_what_is_needed_to_repeat_it(done):
   card = json.loads((done[2] / "card.json").read_text())
   assert {"environment", "flags", "setting", "results", "checks"} <= set(card)

@@ -13,10 +13,10 @@ from spec_jax.evaluation import stages
 def card(tiny, tmp_path_factory):
   folder = tmp_path_factory.mktemp("profile")
   assert profile_round.main([
-      f"--bundle={tiny}", f"--out={folder}", "--system=speculative_sampling",
-      "--set=depth=2", "--temperature=0.8", "--batch=2", "--samples=2",
-      "--prompt_tokens=12", "--max_new_tokens=24", "--max_depth=2",
-      "--plot_batch=2"]) == 0
+      f"--bundle={tiny}", f"--out={folder}", "--system=speculative_sampling,"
+      "suffix_decoding", "--set=depth=2", "--temperature=0.8", "--batch=2",
+      "--samples=2", "--prompt_tokens=12", "--max_new_tokens=24",
+      "--max_depth=2", "--plot_batch=2"]) == 0
   for name in ("profile.png", "break_even.png"):
     assert (folder / name).read_bytes()[:4] == b"\x89PNG"
   assert "speculative_sampling" in (folder / "profile.md").read_text()
@@ -25,7 +25,7 @@ def card(tiny, tmp_path_factory):
 
 def test_every_stage_of_every_system_took_time(card):
   names = [row["system"] for row in card["rows"]]
-  assert names == ["autoregressive", "speculative_sampling"]
+  assert names == ["autoregressive", "speculative_sampling", "suffix_decoding"]
   for row in card["rows"]:
     assert set(row["stages"]) == set(stages.NAMES)
     assert all(seconds > 0 for seconds in row["stages"].values())
@@ -34,18 +34,27 @@ def test_every_stage_of_every_system_took_time(card):
         row["measured"] - row["sum_of_stages"])
     assert row["in_turn"] > 0 and row["compile_seconds"] > 0
     assert row["overhead"]["count"] == row["loop_overhead"]["count"] == 2
-  plain, drafted = card["rows"]
+  plain, drafted, _ = card["rows"]
   assert plain["forwards"]["draft_forwards"] == 0
   assert drafted["forwards"]["draft_forwards"] == 2
   assert drafted["forwards"]["tree_tokens"] == 3
 
 
+def test_the_half_on_the_host_is_part_of_draft_and_update(card):
+  plain, drafted, hosted = card["rows"]
+  assert not plain["host"] and not drafted["host"]
+  assert set(hosted["host"]) == {"draft", "update"}
+  for stage, seconds in hosted["host"].items():
+    assert 0 < seconds < hosted["stages"][stage]
+
+
 def test_speedups_are_tokens_over_time(card):
-  plain, drafted = card["rows"]
+  plain, *others = card["rows"]
   assert plain["measured_speedup"] == pytest.approx(1)
-  assert drafted["measured_speedup"] == pytest.approx(
-      drafted["counts"]["block_efficiency"] * plain["measured"]
-      / drafted["measured"])
+  for drafted in others:
+    assert drafted["measured_speedup"] == pytest.approx(
+        drafted["counts"]["block_efficiency"] * plain["measured"]
+        / drafted["measured"])
 
 
 def test_break_even_follows_from_the_measured_forwards(card):
