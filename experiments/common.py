@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
 import dataclasses
+import difflib
 import os
 import pathlib
+import re
 import sys
 from typing import Any
 
@@ -16,6 +18,7 @@ import jax.numpy as jnp
 
 import spec_jax
 from spec_jax import systems
+from spec_jax.core import keys as keys_lib
 from spec_jax.core import registry
 from spec_jax.executors import fused
 from spec_jax.executors import hosted
@@ -27,6 +30,16 @@ _ROOT = pathlib.Path(__file__).parent.parent
 _LEAST_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 _TRUTH = {"true": True, "yes": True, "1": True,
           "false": False, "no": False, "0": False}
+
+
+# What comes late and is no bug: a value that no check named before, a file, a
+# full disk, too little memory. Other kinds of errors keep their traceback.
+_LATE = (ValueError, OSError, OverflowError, FloatingPointError, MemoryError,
+         jax.errors.JaxRuntimeError)
+# Flags that decide how much memory a program takes.
+_SIZES = ("bundle", "models", "hf", "system", "set", "batch", "max_new_tokens")
+_LONGEST_FLAG = 80
+_BAD_CHOICE = re.compile(r"flag --(\w+)=(.*): value should be one of ", re.S)
 
 
 class UsageError(Exception):
@@ -50,6 +63,10 @@ def launch(doc: str, define_fn: Callable[[flags.FlagValues], None],
   Flags belong to the call, not to the process, so that several programs can
   be run from one notebook or test.
 
+  Errors of values, files and memory end with one line and exit code 2, logits
+  that are NaN with exit code 1; `--traceback` lets all of them through. What
+  else is raised is a bug and passes.
+
   Args:
     doc: shown by --help above the flags.
     define_fn: defines the flags.
@@ -60,6 +77,8 @@ def launch(doc: str, define_fn: Callable[[flags.FlagValues], None],
   values = flags.FlagValues()
   flags.DEFINE_bool("help", False, "Show this text and end.",
                     short_name="h", flag_values=values)
+  flags.DEFINE_bool("traceback", False, "Whether errors show where they were"
+                    " raised.", flag_values=values)
   define_fn(values)
   try:
     rest = values(["program", *(sys.argv[1:] if argv is None else argv)])[1:]
@@ -69,13 +88,63 @@ def launch(doc: str, define_fn: Callable[[flags.FlagValues], None],
     if rest:
       raise UsageError(f"unexpected argument {rest[0]!r}, expected flags only"
                        " (--help lists them).")
+    if "out" in values and values.out == "":
+      raise UsageError("--out is empty, expected a path; '.' is the current"
+                       " folder.")
     return run_fn(values)
-  except (UsageError, flags.Error) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+  except (UsageError, flags.Error, *_LATE) as error:
+    message = _explained(error, values)
+    if message is None or values["traceback"].value:
+      raise
+    print(f"error: {message}", file=sys.stderr)
+    return 1 if isinstance(error, FloatingPointError) else 2
   except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
     return 130
+
+
+def _explained(error: Exception, values: flags.FlagValues) -> str | None:
+  """What is shown of an error; None if it is no mistake of the caller."""
+  text = str(error) or type(error).__name__
+  if isinstance(error, UsageError | FloatingPointError):
+    return text
+  if isinstance(error, flags.Error):
+    return text + _nearest_choice(text, values)
+  if isinstance(error, MemoryError | jax.errors.JaxRuntimeError):
+    return _out_of_memory(error, text, values)
+  given = _written(values, [
+      name for name in values
+      if values[name].present or name == "out" and isinstance(error, OSError)])
+  return f"{text} (asked for: {given}; --traceback shows where it came up)"
+
+
+def _out_of_memory(error, text, values) -> str | None:
+  is_memory = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text
+  if not is_memory and "out of memory" not in text.lower():
+    return None
+  return (f"out of memory: {text.splitlines()[0]}; asked for:"
+          f" {_written(values, [k for k in _SIZES if k in values])}; expected"
+          " less, such as smaller trees, fewer new tokens or rows, or fewer"
+          " systems.")
+
+
+def _written(values, names) -> str:
+  """Flags as they are written on a command line, each once, cut to a line."""
+  shown = []
+  for name in dict.fromkeys(values[name].name for name in names):
+    text = values[name].serialize().replace("\n", " ")
+    if text:
+      shown.append(text if len(text) <= _LONGEST_FLAG
+                   else text[:_LONGEST_FLAG] + "...")
+  return " ".join(shown) or "no flags"
+
+
+def _nearest_choice(text, values) -> str:
+  """A hint for a value that an enum flag does not have, or nothing."""
+  found = _BAD_CHOICE.search(text)
+  choices = getattr(values[found[1]].parser, "enum_values", ()) if found else ()
+  near = difflib.get_close_matches(found[2], choices, 3) if found else ()
+  return f". Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def keep_compilations() -> None:
@@ -141,8 +210,13 @@ def define_decoding(values: flags.FlagValues, temperatures: Sequence[str],
                     flag_values=values)
   flags.DEFINE_integer("max_new_tokens", max_new_tokens, "Tokens per prompt.",
                        flag_values=values)
-  flags.DEFINE_integer("seed", 0, "Row r draws from (seed, r, position).",
-                       flag_values=values)
+  define_seed(values, "Row r draws from (seed, r, position).")
+
+
+def define_seed(values: flags.FlagValues, what: str) -> None:
+  """--seed, of `what`."""
+  flags.DEFINE_integer("seed", 0, what, lower_bound=0,
+                       upper_bound=keys_lib.MOST_SEED, flag_values=values)
 
 
 def load_models(values: flags.FlagValues) -> spec_jax.Bundle:
@@ -358,5 +432,6 @@ def temperatures(values: flags.FlagValues) -> list[float]:
 
 
 def flags_of(values: flags.FlagValues) -> dict[str, Any]:
-  """All flags but --help, for a result card."""
-  return {k: v for k, v in values.flag_values_dict().items() if k != "help"}
+  """All flags that say what is done, for a result card."""
+  return {k: v for k, v in values.flag_values_dict().items()
+          if k not in ("help", "traceback")}

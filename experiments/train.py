@@ -117,8 +117,7 @@ def define(values: flags.FlagValues) -> None:
                       " interpreter's standard library.", flag_values=values)
   flags.DEFINE_integer("checkpoint_every", 50, "Steps between checkpoints.",
                        lower_bound=1, flag_values=values)
-  flags.DEFINE_integer("seed", 0, "Of weights and data order.",
-                       flag_values=values)
+  common.define_seed(values, "Of weights and data order.")
 
 
 def _has_part(name):
