@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from spec_jax.core import threefry
 
-
 # Below, logits over the temperature leave float32 and the law is NaN.
 LEAST_TEMPERATURE = 1e-6
 # Beyond, penalised logits do.
