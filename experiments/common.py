@@ -5,10 +5,8 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
 import dataclasses
-import difflib
 import os
 import pathlib
-import re
 import sys
 from typing import Any
 
@@ -16,6 +14,7 @@ from absl import flags
 import jax
 import jax.numpy as jnp
 
+from experiments import errors
 import spec_jax
 from spec_jax import systems
 from spec_jax.core import keys as keys_lib
@@ -31,19 +30,7 @@ _LEAST_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 _TRUTH = {"true": True, "yes": True, "1": True,
           "false": False, "no": False, "0": False}
 
-
-# What comes late and is no bug: a value that no check named before, a file, a
-# full disk, too little memory. Other kinds of errors keep their traceback.
-_LATE = (ValueError, OSError, OverflowError, FloatingPointError, MemoryError,
-         jax.errors.JaxRuntimeError)
-# Flags that decide how much memory a program takes.
-_SIZES = ("bundle", "models", "hf", "system", "set", "batch", "max_new_tokens")
-_LONGEST_FLAG = 80
-_BAD_CHOICE = re.compile(r"flag --(\w+)=(.*): value should be one of ", re.S)
-
-
-class UsageError(Exception):
-  """A mistake of the caller; shown without a traceback, exit code 2."""
+UsageError = errors.UsageError
 
 
 @contextlib.contextmanager
@@ -92,8 +79,8 @@ def launch(doc: str, define_fn: Callable[[flags.FlagValues], None],
       raise UsageError("--out is empty, expected a path; '.' is the current"
                        " folder.")
     return run_fn(values)
-  except (UsageError, flags.Error, *_LATE) as error:
-    message = _explained(error, values)
+  except (UsageError, flags.Error, *errors.LATE) as error:
+    message = errors.explained(error, values)
     if message is None or values["traceback"].value:
       raise
     print(f"error: {message}", file=sys.stderr)
@@ -101,50 +88,6 @@ def launch(doc: str, define_fn: Callable[[flags.FlagValues], None],
   except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
     return 130
-
-
-def _explained(error: Exception, values: flags.FlagValues) -> str | None:
-  """What is shown of an error; None if it is no mistake of the caller."""
-  text = str(error) or type(error).__name__
-  if isinstance(error, UsageError | FloatingPointError):
-    return text
-  if isinstance(error, flags.Error):
-    return text + _nearest_choice(text, values)
-  if isinstance(error, MemoryError | jax.errors.JaxRuntimeError):
-    return _out_of_memory(error, text, values)
-  given = _written(values, [
-      name for name in values
-      if values[name].present or name == "out" and isinstance(error, OSError)])
-  return f"{text} (asked for: {given}; --traceback shows where it came up)"
-
-
-def _out_of_memory(error, text, values) -> str | None:
-  is_memory = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text
-  if not is_memory and "out of memory" not in text.lower():
-    return None
-  return (f"out of memory: {text.splitlines()[0]}; asked for:"
-          f" {_written(values, [k for k in _SIZES if k in values])}; expected"
-          " less, such as smaller trees, fewer new tokens or rows, or fewer"
-          " systems.")
-
-
-def _written(values, names) -> str:
-  """Flags as they are written on a command line, each once, cut to a line."""
-  shown = []
-  for name in dict.fromkeys(values[name].name for name in names):
-    text = values[name].serialize().replace("\n", " ")
-    if text:
-      shown.append(text if len(text) <= _LONGEST_FLAG
-                   else text[:_LONGEST_FLAG] + "...")
-  return " ".join(shown) or "no flags"
-
-
-def _nearest_choice(text, values) -> str:
-  """A hint for a value that an enum flag does not have, or nothing."""
-  found = _BAD_CHOICE.search(text)
-  choices = getattr(values[found[1]].parser, "enum_values", ()) if found else ()
-  near = difflib.get_close_matches(found[2], choices, 3) if found else ()
-  return f". Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def keep_compilations() -> None:

@@ -27,6 +27,9 @@ from spec_jax.systems import registration
 from spec_jax.training import data
 from spec_jax.verifiers import matching
 
+# How JSON may write a field of a recipe, by the field's type.
+_JSON_TYPES = {bool: (bool,), int: (int,), float: (float, int), str: (str,),
+               tuple: (list,), Mapping: (dict,)}
 # How a target writes text for its drafter: rows at once, temperatures.
 _OWN_BATCH, _OWN_TEMPERATURES = 256, (0.0, 0.8)
 
@@ -180,22 +183,50 @@ def changes(name: str, text: str) -> dict[str, Any]:
     text: JSON of an object; lists become tuples, as hyper-parameters want them.
 
   Raises:
-    ValueError: it is no such JSON, or the recipe has no such field.
+    ValueError: it is no such JSON, the recipe has no such field, or it is of
+      another type.
   """
   try:
-    found = json.loads(text)
-  except json.JSONDecodeError as error:
+    found = json.loads(text, parse_constant=_refuse)
+  except ValueError as error:
     raise ValueError(f"--recipe={text} is not JSON: {error}.") from error
   if not isinstance(found, dict):
     raise ValueError(f"--recipe={text}, expected a JSON object.")
   recipe = parts.recipe_of(name)
-  known = [] if recipe is None else [
-      field.name for field in dataclasses.fields(recipe)]
-  for key in found:
+  known = {} if recipe is None else {
+      field.name: field.type for field in dataclasses.fields(recipe)}
+  for key, value in found.items():
     if key not in known:
       raise ValueError(registry.unknown(
           f"field of --recipe for {name}", key, known or ("none",)))
+    _check_type(key, value, known[key], getattr(recipe, key))
   return {key: _tuples(value) for key, value in found.items()}
+
+
+def _refuse(constant):
+  raise ValueError(f"{constant} is no number")
+
+
+def _check_type(key, value, declared, default):
+  """Raises ValueError for a field of a recipe that is of another type.
+
+  Args:
+    key: the field.
+    value: as JSON gives it.
+    declared: the field's type; where it is composed, that of the default says.
+    default: what the recipe has.
+  """
+  kind = declared if declared in _JSON_TYPES else next(
+      (kind for kind in _JSON_TYPES if isinstance(default, kind)), None)
+  if kind is None and default is None:
+    return
+  allowed = _JSON_TYPES.get(kind, ())
+  is_truth = isinstance(value, bool) and kind is not bool
+  if is_truth or not isinstance(value, allowed):
+    wanted = " or ".join(kind.__name__ for kind in allowed)
+    raise ValueError(
+        f"--recipe: {key}={value!r}, expected {wanted or 'no change of it'} as"
+        f" in its default {default!r}.")
 
 
 def _tuples(value):

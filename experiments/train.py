@@ -42,13 +42,15 @@ _MOST_ROWS = 500
 
 def prepare(folder: pathlib.Path, corpus: data.Corpus, vocab_size: int
             ) -> tokenizers.Tokenizer:
-  """Trains the tokenizer, or loads the one trained before."""
+  """Trains the tokenizer, or loads the one trained before.
+
+  Raises:
+    ValueError: it cannot be written.
+  """
   path = folder / "tokenizer.json"
   if not path.exists():
     tokenizer = data.train_tokenizer(corpus.train, vocab_size)
-    scratch = path.with_suffix(".tmp")
-    tokenizer.save(str(scratch))
-    scratch.replace(path)
+    report.write_text(path, tokenizer.to_str(pretty=True))
   return tokenizers.Tokenizer.from_file(str(path))
 
 
@@ -149,7 +151,7 @@ def run(values: flags.FlagValues) -> int:
   with common.clean_errors():
     folder = report.make_folder(values.out)
     corpus = data.read_corpus(values.corpus)
-  tokenizer = prepare(folder, corpus, table["target"].config.vocab_size)
+    tokenizer = prepare(folder, corpus, table["target"].config.vocab_size)
   texts = [text for _, text in corpus.heldout]
   streams = (data.pack(tokenizer, corpus.train), data.pack(tokenizer, texts),
              sum(len(text.encode()) for text in texts))
@@ -158,7 +160,8 @@ def run(values: flags.FlagValues) -> int:
     with common.clean_errors():
       trained[name] = train_model(name, table, trained, streams, folder,
                                   values.seed, values.checkpoint_every)
-  write(values.bundle, table, trained, folder, corpus, tokenizer)
+  with common.clean_errors():
+    write(values.bundle, table, trained, folder, corpus, tokenizer)
   return 0
 
 

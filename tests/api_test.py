@@ -39,6 +39,34 @@ def test_unknown_hyper_parameter_names_the_known():
     spec_jax.build("specinfer", toy.bundle(), deph=3)
 
 
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("name, hyper, message", [
+    ("specinfer", {"branching": (9,) * 5},
+     r"branching=\(9, 9, 9, 9, 9\): a tree of 66430 nodes, expected at most"),
+    ("mcsd", {"branching": (10 ** 9,) * 3},
+     r"a tree of 10{8}10{8}10{8}1 nodes"),
+    ("dyspec", {"budget": 10 ** 6}, "budget=1000000: a tree of 1000000 nodes"),
+    ("sequoia", {"budget": 10 ** 6}, "budget=1000000: a tree of 1000000 nodes"),
+    ("speculative_sampling", {"depth": 10 ** 6}, "'speculative_sampling' drafts"
+     " depth=1000000 tokens in a row, a tree of at least 1000001 nodes"),
+    ("speculative_sampling", {"depth": 0}, "^depth=0, expected at least 1.$"),
+    ("speculative_sampling", {"controller": "treshold"},
+     "controller='treshold', expected one of .* Did you mean 'threshold'"),
+    ("mcsd", {"draw": "topk"}, "draw='topk', .* Did you mean 'top_k'"),
+    ("dyspec", {"draft_temperature": NAN}, "draft_temperature=nan, expected a"),
+    ("dyspec", {"draft_temperature": 1e-9}, "temperature=1e-09 of the draft"),
+    ("speculative_sampling", {"draft_cost": NAN}, "draft_cost=nan, expected a"),
+    ("opt_tree", {"min_gain": NAN}, "min_gain=nan, expected a number"),
+    ("sequoia", {"acceptance": (.5, NAN)}, r"acceptance=.*nan\), expected a"),
+    ("sequoia", {"target_costs": ((8, NAN),)}, "target_costs=.*nan.*expected"),
+])
+def test_hyper_parameters_that_are_none(name, hyper, message):
+  with pytest.raises(ValueError, match=message):
+    spec_jax.build(name, toy.bundle(), **hyper)
+
+
 def test_missing_draft_model_is_named():
   bundle = toy.bundle()
   alone = toy.ToyBundle(bundle.target, {}, bundle.params)

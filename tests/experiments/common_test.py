@@ -128,3 +128,10 @@ def test_a_choice_that_is_nearly_right_is_offered(capsys):
   flag = ["--dtype=flaot32"]
   assert common.launch("", common.define_models, lambda values: 0, flag) == 2
   assert "Did you mean 'float32'" in capsys.readouterr().err
+
+
+def test_a_tree_that_is_too_large_is_named_before_it_is_compiled(tiny):
+  bundle = spec_jax.load_bundle(tiny)
+  with pytest.raises(common.UsageError, match=r"^specinfer: branching=.*: a"
+                     " tree of 66430 nodes, expected at most 4096"):
+    common.choose(bundle, ["specinfer"], ["branching=9,9,9,9,9"])
