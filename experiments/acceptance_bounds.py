@@ -65,7 +65,7 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_integer("num_samples", 16, "Tuples of drafts per position, where"
                        " a rule has no closed form.", lower_bound=2,
                        flag_values=values)
-  flags.DEFINE_integer("seed", 0, "Of families and draws.", flag_values=values)
+  common.define_seed(values, "Of families and draws.")
   flags.DEFINE_string("out", "out/acceptance_bounds", "Folder of the chunks,"
                       " the table and the plot.", flag_values=values)
 

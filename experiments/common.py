@@ -14,9 +14,11 @@ from absl import flags
 import jax
 import jax.numpy as jnp
 
+from experiments import errors
 from experiments import listed
 import spec_jax
 from spec_jax import systems
+from spec_jax.core import keys as keys_lib
 from spec_jax.core import registry
 from spec_jax.executors import fused
 from spec_jax.executors import hosted
@@ -30,9 +32,7 @@ _LEAST_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 _TRUTH = {"true": True, "yes": True, "1": True,
           "false": False, "no": False, "0": False}
 
-
-class UsageError(Exception):
-  """A mistake of the caller; shown without a traceback, exit code 2."""
+UsageError = errors.UsageError
 
 
 @contextlib.contextmanager
@@ -52,6 +52,10 @@ def launch(doc: str, define_fn: Callable[[flags.FlagValues], None],
   Flags belong to the call, not to the process, so that several programs can
   be run from one notebook or test.
 
+  Errors of values, files and memory end with one line and exit code 2, logits
+  that are NaN with exit code 1; `--traceback` lets all of them through. What
+  else is raised is a bug and passes.
+
   Args:
     doc: shown by --help above the flags.
     define_fn: defines the flags.
@@ -62,6 +66,8 @@ def launch(doc: str, define_fn: Callable[[flags.FlagValues], None],
   values = flags.FlagValues()
   flags.DEFINE_bool("help", False, "Show this text and end.",
                     short_name="h", flag_values=values)
+  flags.DEFINE_bool("traceback", False, "Whether errors show where they were"
+                    " raised.", flag_values=values)
   define_fn(values)
   try:
     rest = values(["program", *(sys.argv[1:] if argv is None else argv)])[1:]
@@ -71,10 +77,16 @@ def launch(doc: str, define_fn: Callable[[flags.FlagValues], None],
     if rest:
       raise UsageError(f"unexpected argument {rest[0]!r}, expected flags only"
                        " (--help lists them).")
+    if "out" in values and values.out == "":
+      raise UsageError("--out is empty, expected a path; '.' is the current"
+                       " folder.")
     return run_fn(values)
-  except (UsageError, flags.Error) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+  except (UsageError, flags.Error, *errors.LATE) as error:
+    message = errors.explained(error, values)
+    if message is None or values["traceback"].value:
+      raise
+    print(f"error: {message}", file=sys.stderr)
+    return 1 if isinstance(error, FloatingPointError) else 2
   except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
     return 130
@@ -145,8 +157,13 @@ def define_decoding(values: flags.FlagValues, temperatures: Sequence[str],
                     flag_values=values)
   flags.DEFINE_integer("max_new_tokens", max_new_tokens, "Tokens per prompt.",
                        flag_values=values)
-  flags.DEFINE_integer("seed", 0, "Row r draws from (seed, r, position).",
-                       flag_values=values)
+  define_seed(values, "Row r draws from (seed, r, position).")
+
+
+def define_seed(values: flags.FlagValues, what: str) -> None:
+  """--seed, of `what`."""
+  flags.DEFINE_integer("seed", 0, what, lower_bound=0,
+                       upper_bound=keys_lib.MOST_SEED, flag_values=values)
 
 
 def load_models(values: flags.FlagValues) -> spec_jax.Bundle:
@@ -363,5 +380,6 @@ def temperatures(values: flags.FlagValues) -> list[float]:
 
 
 def flags_of(values: flags.FlagValues) -> dict[str, Any]:
-  """All flags but --help, for a result card."""
-  return {k: v for k, v in values.flag_values_dict().items() if k != "help"}
+  """All flags that say what is done, for a result card."""
+  return {k: v for k, v in values.flag_values_dict().items()
+          if k not in ("help", "traceback")}

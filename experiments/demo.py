@@ -28,6 +28,7 @@ from experiments import proof
 from experiments import streaming
 from experiments import tables
 import spec_jax
+from spec_jax.core import registry
 from spec_jax.evaluation import ahead
 from spec_jax.evaluation import memory
 from spec_jax.evaluation import plots
@@ -75,6 +76,8 @@ def run(values: flags.FlagValues) -> int:
     names = [common.BASELINE, *names]
   choices, skipped = common.choose(
       bundle, names, values.set, (common.BASELINE, *_SHOWN))
+  with common.clean_errors():
+    check_shown(values, choices)
   choices = common.with_baselines(bundle, choices)
   work = make_workload(values, bundle)
   introduce(bundle, work, choices, skipped)
@@ -157,6 +160,15 @@ def introduce(bundle, work, choices, skipped) -> None:
     print(f"left out: {name}: {reason}")
 
 
+def check_shown(values, choices) -> None:
+  """Raises ValueError if --show names no system, or one that is not run."""
+  known = [choice.name for choice in choices]
+  # The default gives way to --system.
+  if values["show"].present and values.show not in ("", *known):
+    raise ValueError("--show: " + registry.unknown(
+        "system among those of this demo", values.show, known))
+
+
 def watch(values, choices, work, temperatures, on_piece) -> None:
   """One prompt, live."""
   choice = next((c for c in choices if c.name == values.show), None)
@@ -170,11 +182,13 @@ def watch(values, choices, work, temperatures, on_piece) -> None:
     print(f"\n--- {choice.name}, temperature {temperature:g}"
           f" ({colours.accepted('coloured')}: drafts that were kept) ---")
     print(colours.dim(tail), end="", flush=True)
-    stats = streaming.show(
+    stats, status = streaming.show(
         choice, spec_jax.Sampling(temperature), tokens, work.max_new_tokens,
         work.seed, work.limit, on_piece=on_piece)
     print(f"--- {stats.emitted} tokens in {stats.target_calls} target calls"
-          f" ({stats.block_efficiency:.2f} per call) ---")
+          f" ({stats.block_efficiency:.2f} per call), stopped by:"
+          f" {streaming.reason(status)} ---")
+    streaming.check(first.name, stats.emitted, status)
 
 
 def race(values, choices, work, temperatures, forwards):

@@ -6,7 +6,8 @@
 
 The prompt comes from --prompt, --prompt_file or standard input. A prompt file
 with several prompts is continued one after the other; later turns of a
-conversation are left out.
+conversation are left out. Ends with exit code 1 if the target's logits were
+NaN.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from absl import flags
 from experiments import common
 from experiments import streaming
 import spec_jax
+from spec_jax.core import types
 from spec_jax.evaluation import prompts as prompts_lib
 from spec_jax.evaluation import report
 from spec_jax.evaluation import workload as workload_lib
@@ -55,7 +57,7 @@ def run(values: flags.FlagValues) -> int:
   with common.clean_errors():
     sampling = spec_jax.Sampling(
         temperature, **{key: values[key].value for key in _SAMPLING})
-    folder = report.make_folder(values.out) if values.out else None
+    folder = None if values.out is None else report.make_folder(values.out)
     rows = read_prompts(values)
   bundle = common.load_models(values)
   (choice,), _ = common.choose(bundle, [name], values.set)
@@ -72,6 +74,9 @@ def run(values: flags.FlagValues) -> int:
           common.flags_of(values), bundle=bundle.name,
           system=choice.name, hyper_parameters=choice.hyper,
           prompts_sha256=prompts_lib.digest(rows), results=results))
+  for result in results:
+    streaming.check(result["prompt"], result["counts"]["emitted"],
+                    types.Status[result["status"]])
   return 0
 
 
@@ -104,14 +109,16 @@ def continue_one(choice, sampling, row, tokens, dropped, work) -> dict:
     print(f"{row.name}: the first {dropped} tokens were left out (--truncate)",
           file=sys.stderr)
   print(streaming.Colours(sys.stdout).dim(row.turns[0]), end="", flush=True)
-  stats = streaming.show(choice, sampling, tokens, work.max_new_tokens,
-                         work.seed, work.limit)
+  stats, status = streaming.show(
+      choice, sampling, tokens, work.max_new_tokens, work.seed, work.limit)
   print(f"[{choice.name}: {stats.emitted} tokens in {stats.target_calls} target"
         f" calls, {stats.block_efficiency:.2f} per call;"
-        f" {stats.accepted} of {stats.drafted} drafted tokens were kept]",
+        f" {stats.accepted} of {stats.drafted} drafted tokens were kept;"
+        f" stopped by: {streaming.reason(status)}]",
         file=sys.stderr)
   return {"prompt": row.name, "prompt_tokens": len(tokens),
-          "truncated_tokens": dropped, "counts": stats.as_dict()}
+          "truncated_tokens": dropped, "status": status.name,
+          "counts": stats.as_dict()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

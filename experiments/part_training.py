@@ -29,6 +29,9 @@ from spec_jax.systems import registration
 from spec_jax.training import data
 from spec_jax.verifiers import matching
 
+# How JSON may write a field of a recipe, by the field's type.
+_JSON_TYPES = {bool: (bool,), int: (int,), float: (float, int), str: (str,),
+               tuple: (list,), Mapping: (dict,)}
 # How a target writes text for its drafter: rows at once, temperatures. Drafts
 # are always judged by text of these, so that judgements can be compared.
 _OWN_BATCH, OWN_TEMPERATURES = 256, (0.0, 0.8)
@@ -219,22 +222,23 @@ def changes(name: str, text: str, given: Mapping[str, Any] | None = None
       has; they go before.
 
   Raises:
-    ValueError: it is no such JSON, or the recipe has no such field, or refuses
-      its value.
+    ValueError: it is no such JSON, the recipe has no such field, it is of
+      another type, or the recipe refuses its value.
   """
   try:
-    found = json.loads(text)
-  except json.JSONDecodeError as error:
+    found = json.loads(text, parse_constant=_refuse)
+  except ValueError as error:
     raise ValueError(f"--recipe={text} is not JSON: {error}.") from error
   if not isinstance(found, dict):
     raise ValueError(f"--recipe={text}, expected a JSON object.")
   recipe = parts.recipe_of(name)
-  known = [] if recipe is None else [
-      field.name for field in dataclasses.fields(recipe)]
-  for key in found:
+  known = {} if recipe is None else {
+      field.name: field.type for field in dataclasses.fields(recipe)}
+  for key, value in found.items():
     if key not in known:
       raise ValueError(registry.unknown(
           f"field of --recipe for {name}", key, known or ("none",)))
+    _check_type(key, value, known[key], getattr(recipe, key))
   found = {key: _tuples(value) for key, value in found.items()} | {
       key: value for key, value in (given or {}).items() if key in known}
   try:
@@ -243,6 +247,32 @@ def changes(name: str, text: str, given: Mapping[str, Any] | None = None
   except (TypeError, ValueError) as error:
     raise ValueError(f"--recipe for {name}: {error}") from error
   return found
+
+
+def _refuse(constant):
+  raise ValueError(f"{constant} is no number")
+
+
+def _check_type(key, value, declared, default):
+  """Raises ValueError for a field of a recipe that is of another type.
+
+  Args:
+    key: the field.
+    value: as JSON gives it.
+    declared: the field's type; where it is composed, that of the default says.
+    default: what the recipe has.
+  """
+  kind = declared if declared in _JSON_TYPES else next(
+      (kind for kind in _JSON_TYPES if isinstance(default, kind)), None)
+  if kind is None and default is None:
+    return
+  allowed = _JSON_TYPES.get(kind, ())
+  is_truth = isinstance(value, bool) and kind is not bool
+  if is_truth or not isinstance(value, allowed):
+    wanted = " or ".join(kind.__name__ for kind in allowed)
+    raise ValueError(
+        f"--recipe: {key}={value!r}, expected {wanted or 'no change of it'} as"
+        f" in its default {default!r}.")
 
 
 def _tuples(value):

@@ -27,7 +27,7 @@ def define(values: flags.FlagValues) -> None:
                       flag_values=values)
   flags.DEFINE_integer("vocab_size", 32768, "Tokens of the new models.",
                        lower_bound=2, flag_values=values)
-  flags.DEFINE_integer("seed", 0, "Of the weights.", flag_values=values)
+  common.define_seed(values, "Of the weights.")
   flags.DEFINE_string("out", "out/random_pair", "Folder of the bundle.",
                       flag_values=values)
 

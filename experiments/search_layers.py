@@ -160,7 +160,7 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_enum("objective", "speed", ("speed", "layers"), "Tokens per"
                     " second, or per layer executed (the same on every"
                     " machine).", flag_values=values)
-  flags.DEFINE_integer("seed", 0, "Of the search.", flag_values=values)
+  common.define_seed(values, "Of the search.")
   flags.DEFINE_string("out", "out/layers", "Folder.", flag_values=values)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments import common
 from spec_jax.core import keys as keys_lib
+from spec_jax.core import types
 from spec_jax.evaluation import counts as stats_lib
 from spec_jax.evaluation import prompts as prompts_lib
 
@@ -35,7 +36,8 @@ class Colours:
 def show(choice: common.Choice, sampling, prompt: list[int],
          max_new_tokens: int, seed: int, limit: int,
          out: TextIO | None = None,
-         on_piece: Callable[[], None] = lambda: None) -> stats_lib.Stats:
+         on_piece: Callable[[], None] = lambda: None
+         ) -> tuple[stats_lib.Stats, types.Status]:
   """Decodes one prompt and prints the text while it grows.
 
   Args:
@@ -49,7 +51,7 @@ def show(choice: common.Choice, sampling, prompt: list[int],
     on_piece: called whenever a piece of text has been shown.
 
   Returns:
-    The counts of the decode.
+    The counts of the decode, and why it stopped.
   """
   out = out or sys.stdout
   colours, last = Colours(out), {}
@@ -61,7 +63,7 @@ def show(choice: common.Choice, sampling, prompt: list[int],
         prompts_lib.batch([prompt], limit), keys_lib.row_keys(seed, 1),
         max_new_tokens, rounds_per_yield=1):
       length = int(decoded.length[0])
-      last["counts"] = decoded.counts
+      last["counts"], last["status"] = decoded.counts, decoded.status
       for position in range(shown, length):
         # All tokens of a round but its last were drafts.
         last["is_accepted"] = position < length - 1
@@ -73,4 +75,19 @@ def show(choice: common.Choice, sampling, prompt: list[int],
     out.flush()
     on_piece()
   out.write("\n")
-  return stats_lib.stats(jax.device_get(last["counts"]))
+  return (stats_lib.stats(jax.device_get(last["counts"])),
+          types.Status(int(last["status"][0])))
+
+
+def reason(status: types.Status) -> str:
+  """Why a text stopped, in words."""
+  return status.name.lower().replace("_", " ")
+
+
+def check(name: str, num_tokens: int, status: types.Status) -> None:
+  """Raises FloatingPointError for a text that the target could not finish."""
+  if status == types.Status.NAN_LOGITS:
+    raise FloatingPointError(
+        f"{name}: the target's logits are NaN after {num_tokens} new tokens,"
+        " expected numbers: its weights are broken, or --dtype is too narrow"
+        " for them.")

@@ -42,13 +42,15 @@ _MOST_ROWS = 500
 
 def prepare(folder: pathlib.Path, corpus: data.Corpus, vocab_size: int
             ) -> tokenizers.Tokenizer:
-  """Trains the tokenizer, or loads the one trained before."""
+  """Trains the tokenizer, or loads the one trained before.
+
+  Raises:
+    ValueError: it cannot be written.
+  """
   path = folder / "tokenizer.json"
   if not path.exists():
     tokenizer = data.train_tokenizer(corpus.train, vocab_size)
-    scratch = path.with_suffix(".tmp")
-    tokenizer.save(str(scratch))
-    scratch.replace(path)
+    report.write_text(path, tokenizer.to_str(pretty=True))
   return tokenizers.Tokenizer.from_file(str(path))
 
 
@@ -118,8 +120,7 @@ def define(values: flags.FlagValues) -> None:
                       " interpreter's standard library.", flag_values=values)
   flags.DEFINE_integer("checkpoint_every", 50, "Steps between checkpoints.",
                        lower_bound=1, flag_values=values)
-  flags.DEFINE_integer("seed", 0, "Of weights and data order.",
-                       flag_values=values)
+  common.define_seed(values, "Of weights and data order.")
 
 
 def _has_part(name):
@@ -151,7 +152,7 @@ def run(values: flags.FlagValues) -> int:
   with common.clean_errors():
     folder = report.make_folder(values.out)
     corpus = data.read_corpus(values.corpus)
-  tokenizer = prepare(folder, corpus, table["target"].config.vocab_size)
+    tokenizer = prepare(folder, corpus, table["target"].config.vocab_size)
   texts = [text for _, text in corpus.heldout]
   streams = (data.pack(tokenizer, corpus.train), data.pack(tokenizer, texts),
              sum(len(text.encode()) for text in texts))
@@ -160,7 +161,8 @@ def run(values: flags.FlagValues) -> int:
     with common.clean_errors():
       trained[name] = train_model(name, table, trained, streams, folder,
                                   values.seed, values.checkpoint_every)
-  write(values.bundle, table, trained, folder, corpus, tokenizer)
+  with common.clean_errors():
+    write(values.bundle, table, trained, folder, corpus, tokenizer)
   return 0
 
 

@@ -48,7 +48,7 @@ def define(values: flags.FlagValues) -> None:
                        flag_values=values)
   flags.DEFINE_integer("repeats", 20, "Of each time.", lower_bound=1,
                        flag_values=values)
-  flags.DEFINE_integer("seed", 0, "Of the families.", flag_values=values)
+  common.define_seed(values, "Of the families.")
   flags.DEFINE_string("out", "out/transport_costs", "Folder of card and table.",
                       flag_values=values)
 

@@ -8,6 +8,7 @@ from spec_jax.controllers import bandits
 from spec_jax.controllers import cost_model
 from spec_jax.controllers import fixed
 from spec_jax.controllers import threshold
+from spec_jax.core import registry
 
 _CONTROLLERS = MappingProxyType({
     "fixed": fixed.Fixed,
@@ -42,7 +43,8 @@ def get(name: str, draft_cost: float | None = None, **hyper: Any) -> Any:
   if name not in _CONTROLLERS:
     raise ValueError(
         f"controller={name!r}, expected one of {names()}; chains of the"
-        f" bundle's draft model also take {LEARNED!r}.")
+        f" bundle's draft model also take {LEARNED!r}."
+        + registry.hint(name, (*names(), LEARNED)))
   kind = _CONTROLLERS[name]
   known = {field.name for field in dataclasses.fields(kind)}
   if draft_cost is not None and "draft_cost" in known:

@@ -7,13 +7,25 @@ the number of devices. Keys are therefore never split and never advanced.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spec_jax.core import threefry
 from spec_jax.core import types
 
+# Larger ones would be cut to 32 bits: two seeds, one stream.
+MOST_SEED = 2 ** 32 - 1
+
 
 def row_keys(seed: int, num_rows: int, first_row: int = 0) -> jax.Array:
-  """One key per row, `key[B]`; rows are numbered from `first_row`."""
+  """One key per row, `key[B]`; rows are numbered from `first_row`.
+
+  Raises:
+    ValueError: for a seed that is no whole number of 32 bits.
+  """
+  if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or (
+      not 0 <= seed <= MOST_SEED):
+    raise ValueError(f"seed={seed!r}, expected a whole number from 0 to"
+                     f" {MOST_SEED}.")
   rows = jnp.arange(first_row, first_row + num_rows)
   return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), rows)
 

@@ -107,7 +107,15 @@ class Registry:
 
 def unknown(kind: str, name: str, known) -> str:
   """The message for a name that is not among the known ones."""
-  near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-  hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-  return (f"unknown {kind} {name!r}.{hint}"
+  return (f"unknown {kind} {name!r}.{hint(name, known)}"
           f" Known: {', '.join(sorted(known))}.")
+
+
+def hint(name: str, known) -> str:
+  """A sentence that offers the known names nearest to one, after a space.
+
+  Empty where nothing is near, or what was given is no text at all.
+  """
+  near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) if (
+      isinstance(name, str)) else ()
+  return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""

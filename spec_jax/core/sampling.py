@@ -9,6 +9,11 @@ import jax.numpy as jnp
 
 from spec_jax.core import threefry
 
+# Below, logits over the temperature leave float32 and the law is NaN.
+LEAST_TEMPERATURE = 1e-6
+# Beyond, penalised logits do.
+_PENALTIES = 0.01, 100
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
@@ -18,14 +23,16 @@ class Sampling:
   min-p (each keeps at least the most likely token), normalisation.
 
   Attributes:
-    temperature: 0 means greedy: all mass on the first most likely token.
+    temperature: 0 means greedy: all mass on the first most likely token; else
+      at least 1e-6.
     top_k: keep the k most likely tokens; 0 = all. Ties of the k-th are kept.
     top_p: keep the smallest set of most likely tokens with at least this mass
       (Holtzman et al. 2020, Sec. 3.1); 1 = all.
     min_p: drop tokens less likely than this fraction of the most likely one
       (Nguyen et al. 2024, Sec. 3); 0 = none.
     repetition_penalty: divides positive and multiplies negative logits of
-      tokens that occurred in the text (Keskar et al. 2019, Sec. 4.1); 1 = none.
+      tokens that occurred in the text (Keskar et al. 2019, Sec. 4.1); 1 = none,
+      at least 0.01 and at most 100.
   """
 
   temperature: float = 1.0
@@ -36,11 +43,15 @@ class Sampling:
 
   def __post_init__(self):
     _require("temperature", self.temperature, lambda v: v >= 0, ">= 0")
+    _require("temperature", self.temperature,
+             lambda v: not 0 < v < LEAST_TEMPERATURE,
+             f"0 (greedy) or at least {LEAST_TEMPERATURE:g}")
     _require("top_k", self.top_k, lambda v: v >= 0, ">= 0 (0 keeps all)", int)
     _require("top_p", self.top_p, lambda v: 0 < v <= 1, "in (0, 1]")
     _require("min_p", self.min_p, lambda v: 0 <= v < 1, "in [0, 1)")
-    _require("repetition_penalty", self.repetition_penalty, lambda v: v > 0,
-             "> 0")
+    least, most = _PENALTIES
+    _require("repetition_penalty", self.repetition_penalty,
+             lambda v: least <= v <= most, f"from {least} to {most}")
 
   @property
   def is_greedy(self) -> bool:
@@ -88,7 +99,9 @@ def _require(name, value, holds_fn, expected, kind=(int, float)):
   if not isinstance(value, kind) or isinstance(value, bool):
     wanted = "an integer" if kind is int else "a number"
     raise ValueError(f"{name}={value!r}, {wanted} was expected.")
-  if not math.isfinite(value) or not holds_fn(value):
+  if math.isinf(value):
+    raise ValueError(f"{name}={value!r}, expected {expected} and finite.")
+  if not holds_fn(value):
     raise ValueError(f"{name}={value!r}, expected {expected}.")
 
 

@@ -68,6 +68,12 @@ def check_compatible(system: System) -> None:
     raise IncompatibleParts(
         f"drafter {system.drafter!r} begins the target's forward over its tree"
         " itself, where no riders ride along.")
+  depth = getattr(system.drafter, "depth", 0)
+  if depth >= tree_lib.MOST_NODES:
+    raise IncompatibleParts(
+        f"system {system.name!r} drafts depth={depth} tokens in a row, a tree"
+        f" of at least {depth + 1} nodes, expected at most"
+        f" {tree_lib.MOST_NODES}.")
   drafts = getattr(system.drafter, "max_children", 1)
   if rule.max_drafts is not None and drafts > rule.max_drafts:
     raise IncompatibleParts(

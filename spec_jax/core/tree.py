@@ -9,6 +9,10 @@ import numpy as np
 
 from spec_jax.core import types
 
+# Many times what any method drafts. Masks grow with the square of it, laws by
+# the vocabulary: a typing error would take hundreds of gigabytes.
+MOST_NODES = 4096
+
 
 def ancestor_mask(parents: jax.Array, valid: jax.Array) -> jax.Array:
   """`bool[B, N, N]`: entry (i, j) is True iff j is i or an ancestor of i.
@@ -58,6 +62,27 @@ def chain(root: jax.Array, drafts: jax.Array, num_valid: jax.Array,
   return types.DraftTree(tokens, parents, valid, q, draw, depth, 1)
 
 
+def check_size(what: str, num_nodes: int) -> None:
+  """Raises ValueError for a tree that no device has room for.
+
+  Args:
+    what: asks for the tree, such as "depth=9".
+    num_nodes: of it, the root included.
+  """
+  if num_nodes > MOST_NODES:
+    raise ValueError(
+        f"{what}: a tree of {num_nodes} nodes, expected at most {MOST_NODES}.")
+
+
+def _num_nodes(branching) -> int:
+  """Nodes of a tree, the root included, without listing them."""
+  total, width = 1, 1
+  for entry in branching:
+    width = width * entry if isinstance(entry, int) else sum(entry)
+    total += width
+  return total
+
+
 def child_counts(branching) -> tuple[tuple[int, ...], ...]:
   """By level, how many children each node of the level has.
 
@@ -65,9 +90,10 @@ def child_counts(branching) -> tuple[tuple[int, ...], ...]:
     branching: by level, one number for all nodes or one for each.
 
   Raises:
-    ValueError: if there is no level, a level has no child, or it lists more or
-      fewer numbers than it has nodes.
+    ValueError: if there is no level, a level has no child, it lists more or
+      fewer numbers than it has nodes, or there are more than `MOST_NODES`.
   """
+  check_size(f"branching={branching}", _num_nodes(branching))
   counts, width = [], 1
   for level, entry in enumerate(branching):
     per_node = (entry,) * width if isinstance(entry, int) else tuple(entry)

@@ -18,6 +18,7 @@ from spec_jax.controllers import feedback
 from spec_jax.controllers import fixed
 from spec_jax.core import keys as keys_lib
 from spec_jax.core import protocols
+from spec_jax.core import registry
 from spec_jax.core import rows as rows_lib
 from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import tree as tree_lib
@@ -97,12 +98,15 @@ class ChainDraftModel(level_drafter.ModelDrafter):
   names: tuple[str, str] | None = None
 
   def __post_init__(self):
+    if self.depth < 1:  # Not every system has a `min_length` to speak of.
+      raise ValueError(f"depth={self.depth}, expected at least 1.")
     if not 1 <= self.min_length <= self.depth:
       raise ValueError(
           f"min_length={self.min_length} and depth={self.depth}, expected 1 <="
           " min_length <= depth.")
     if self.draw not in _DRAWS:
-      raise ValueError(f"draw={self.draw!r}, expected one of {_DRAWS}.")
+      raise ValueError(f"draw={self.draw!r}, expected one of {_DRAWS}."
+                       + registry.hint(self.draw, _DRAWS))
 
   @property
   def needs(self) -> protocols.Needs:

@@ -115,7 +115,7 @@ def controller_of(name: str | None, depth: int,
         f"controller={name!r}, expected one of {controllers.names()}: its head"
         " reads the features of the bundle's draft model, and this system"
         " drafts with something else.")
-  if min(draft_cost, check_cost) < 0:
+  if not (draft_cost >= 0 and check_cost >= 0):  # Not even NaN.
     raise ValueError(
         f"draft_cost={draft_cost} and check_cost={check_cost}, expected >= 0.")
   # The target's forward has `depth` places for drafts, full or empty: what a

@@ -13,6 +13,7 @@ import numpy as np
 
 from spec_jax.core import keys as keys_lib
 from spec_jax.core import protocols
+from spec_jax.core import registry
 from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import tree as tree_lib
 from spec_jax.core import types
@@ -51,7 +52,8 @@ class DraftModel(level_drafter.LevelDrafter):
   def __post_init__(self):
     tree_lib.child_counts(self.branching)  # Names what is wrong with it.
     if self.draw not in _DRAWS:
-      raise ValueError(f"draw={self.draw!r}, expected one of {_DRAWS}.")
+      raise ValueError(f"draw={self.draw!r}, expected one of {_DRAWS}."
+                       + registry.hint(self.draw, _DRAWS))
     if self.draw not in _RAGGED and not self._is_uniform:
       raise ValueError(
           f"branching={self.branching} differs from node to node, expected"

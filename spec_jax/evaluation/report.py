@@ -65,6 +65,9 @@ def make_folder(path: str | os.PathLike) -> pathlib.Path:
   Raises:
     ValueError: naming the path and the reason.
   """
+  if not os.fspath(path):
+    raise ValueError("the name of the folder is empty (--out), expected one;"
+                     " '.' is the current folder.")
   folder = pathlib.Path(path)
   try:
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,10 @@ True
 import dataclasses
 import importlib
 import inspect
+import math
 import pkgutil
+
+import jax
 
 from spec_jax.core import registry as registry_lib
 from spec_jax.core import types
@@ -58,7 +61,7 @@ def build(name: str, bundle, **hyper):
 
   Raises:
     UnknownName: if there is no such system.
-    ValueError: for a hyper-parameter it does not have.
+    ValueError: for a hyper-parameter it does not have, or one that is NaN.
     IncompatibleParts: if the parts do not fit.
   """
   entry = info(name)
@@ -67,6 +70,7 @@ def build(name: str, bundle, **hyper):
     if key not in known:
       raise ValueError(registry_lib.unknown(
           f"hyper-parameter of {name}", key, known or ("none",)))
+    _refuse_nan(key, hyper[key])
   parts = registration.Parts(bundle.target, bundle.models, bundle.end_of_text,
                              bundle.heads)
   system = dataclasses.replace(
@@ -74,6 +78,13 @@ def build(name: str, bundle, **hyper):
   params = bundle_of(name, bundle).params
   return system, types.Params(
       params["target"], _drafter_params(entry.drafter_keys(hyper), params))
+
+
+def _refuse_nan(key, value):
+  """Raises ValueError: NaN passes every check that only asks for too little."""
+  if any(isinstance(part, float) and math.isnan(part)
+         for part in jax.tree.leaves(value)):
+    raise ValueError(f"{key}={value}, expected a number.")
 
 
 def bundle_of(name: str, bundle):

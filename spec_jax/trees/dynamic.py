@@ -48,10 +48,11 @@ class MostReached(growth.Limits):
     super().__post_init__()
     if not 0 <= self.threshold < 1:
       raise ValueError(f"threshold={self.threshold}, expected in [0, 1).")
-    if self.temperature is not None and self.temperature <= 0:
+    least = sampling_lib.LEAST_TEMPERATURE
+    if self.temperature is not None and not self.temperature >= least:
       raise ValueError(
-          f"temperature={self.temperature}, expected above 0, or None for the"
-          " target's.")
+          f"temperature={self.temperature} of the draft, expected at least"
+          f" {least:g}, or None for the target's.")
 
   @property
   def max_children(self) -> int:

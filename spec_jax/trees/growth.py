@@ -250,6 +250,8 @@ class Limits:
       if getattr(self, name) < least:
         raise ValueError(
             f"{name}={getattr(self, name)}, expected at least {least}.")
+    for name in self.least:
+      tree_lib.check_size(f"{name}={getattr(self, name)}", getattr(self, name))
 
   def at(self, sampling):
     del sampling

@@ -7,6 +7,7 @@ are the top tokens: nothing is drawn, and the rule must be one of matching.
 """
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import jax
@@ -36,6 +37,11 @@ class MostLikely(growth.Limits):
   draw: ClassVar[str] = "top_k"
   clocks: ClassVar[bool] = False
   least: ClassVar[dict[str, int]] = {**growth.Limits.least, "top_k": 1}
+
+  def __post_init__(self):
+    super().__post_init__()
+    if math.isnan(self.min_gain):
+      raise ValueError(f"min_gain={self.min_gain}, expected a number.")
 
   @property
   def max_children(self) -> int:

@@ -14,6 +14,7 @@ import numbers
 
 import numpy as np
 
+from spec_jax.core import tree as tree_lib
 from spec_jax.trees import shapes
 
 # Assumed where nothing was measured: a round guess, of no particular pair.
@@ -47,13 +48,15 @@ def _tables(accepts: tuple[float, ...], budget: int, depth: int
 
 def _checked(acceptance, budget, depth) -> tuple[float, ...]:
   accepts = tuple(float(a) for a in acceptance)
-  if not accepts or min(accepts) < 0 or sum(accepts) > 1 + 1e-6:
+  # Written so that NaN, which compares with nothing, is refused too.
+  if not accepts or not (min(accepts) >= 0 and sum(accepts) <= 1 + 1e-6):
     raise ValueError(
         f"acceptance={accepts}, expected numbers from 0 on of sum at most 1:"
         " one child at most is the accepted one.")
   for name, value, least in (("budget", budget, 2), ("depth", depth, 1)):
     if value < least:
       raise ValueError(f"{name}={value}, expected at least {least}.")
+    tree_lib.check_size(f"{name}={value}", value)
   return accepts
 
 

@@ -147,7 +147,8 @@ def _by_depth(accepts, depth) -> np.ndarray:
   if accepts.ndim == 1:
     accepts = np.broadcast_to(accepts, (depth, accepts.size))
   bad = accepts.ndim != 2 or not accepts.size or len(accepts) < depth
-  if bad or (accepts < 0).any() or (accepts.sum(1) > 1 + 1e-6).any():
+  # Written so that NaN, which compares with nothing, is refused too.
+  if bad or not ((accepts >= 0).all() and (accepts.sum(1) <= 1 + 1e-6).all()):
     raise ValueError(
         f"accepts={accepts.tolist()}, expected [R] or [{depth} or more, R]"
         " numbers from 0 on whose sum at a depth is at most 1.")

@@ -51,3 +51,17 @@ def test_text_of_a_row_does_not_depend_on_its_batch():
   np.testing.assert_array_equal(_text(2, 3), together[3:5])
   assert len(np.unique(together, axis=0)) > 1
   assert (_text(6, 0, seed=1) != together).any()
+
+
+@pytest.mark.parametrize(
+    "seed", [-1, 2 ** 32, 99999999999999999999, 1.5, True])
+def test_a_seed_without_keys_of_its_own_is_named(seed):
+  with pytest.raises(ValueError, match=f"seed={seed}, expected a whole number"
+                     " from 0 to 4294967295"):
+    keys.row_keys(seed, 1)
+
+
+def test_the_largest_seeds_have_keys_of_their_own():
+  found = {data(keys.row_keys(seed, 1)).tobytes()
+           for seed in (0, 2 ** 31, 2 ** 32 - 2, np.int64(keys.MOST_SEED))}
+  assert len(found) == 4

@@ -120,13 +120,27 @@ def test_half_precision_logits_give_a_float32_law():
     ("top_k", -1, ">= 0"), ("top_k", 2.5, "an integer"),
     ("top_p", 0., "in (0, 1]"), ("top_p", 1.5, "in (0, 1]"),
     ("min_p", 1., "in [0, 1)"), ("min_p", -.1, "in [0, 1)"),
-    ("repetition_penalty", 0., "> 0"),
+    ("temperature", float("inf"), "finite"),
+    ("temperature", 1e-39, "0 (greedy) or at least 1e-06"),
+    ("repetition_penalty", 0., "from 0.01 to 100"),
+    ("repetition_penalty", 1e-30, "from 0.01 to 100"),
+    ("repetition_penalty", 1e30, "from 0.01 to 100"),
 ])
 def test_bad_settings_are_named(setting, value, expected):
   with pytest.raises(ValueError) as error:
     sampling.Sampling(**{setting: value})
   assert f"{setting}={value!r}" in str(error.value)
   assert expected in str(error.value)
+
+
+@pytest.mark.parametrize("setting", [
+    {"temperature": sampling.LEAST_TEMPERATURE},
+    {"repetition_penalty": 0.01}, {"repetition_penalty": 100.},
+    {"temperature": sampling.LEAST_TEMPERATURE, "repetition_penalty": 0.01}])
+def test_the_furthest_settings_still_give_a_law(setting):
+  logits = jnp.array([-1e4, -3., 0., 2., 1e4])
+  law = sampling.Sampling(**setting).probs(logits, jnp.ones((5,), bool))
+  np.testing.assert_allclose(law.sum(), 1, atol=1e-6)
 
 
 @hypothesis.given(tokens=st.lists(st.integers(0, VOCAB - 1), min_size=4,

@@ -45,6 +45,11 @@ def test_folder_below_a_file_is_refused(tmp_path):
   assert folder.is_dir() and not list(folder.iterdir())
 
 
+def test_no_folder_is_not_the_current_one():
+  with pytest.raises(ValueError, match=r"name of the folder is empty \(--out"):
+    report.make_folder("")
+
+
 def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
   path = tmp_path / "card.json"
   report.write_json(path, {"old": 1})

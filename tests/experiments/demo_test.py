@@ -101,6 +101,11 @@ def test_table_and_plot(done):
     (["--bundle=nowhere"], "'nowhere' is neither a shipped bundle"),
     (["--hf_draft=x"], "only used together with --hf"),
     (["--num_prompts=0"], "num_prompts"),
+    (["--out="], "--out is empty, expected a path"),
+    (["--show=specinfr", "--system=specinfer"], "Did you mean 'specinfer'"),
+    (["--show=mcsd", "--system=specinfer"],
+     "unknown system among those of this demo 'mcsd'"),
+    (["--seed=99999999999999999999"], "--seed=99999999999999999999"),
     (["--no_such_flag"], "no_such_flag"),
     (["leftover"], "unexpected argument 'leftover'")])
 def test_bad_flags(tiny, tmp_path, capsys, flags, message):

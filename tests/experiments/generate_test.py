@@ -1,14 +1,18 @@
 """One text, continued: from wherever the prompt comes, or a clear error."""
 
+import dataclasses
 import io
 import json
 import pathlib
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
 
+from experiments import demo
 from experiments import generate
 from spec_jax.kernels import tree_attention_tpu
 from spec_jax.kernels import verify_tpu
@@ -32,6 +36,8 @@ def test_prompt_flag_streams_text_and_writes_a_card(call, tmp_path, capsys):
   assert "[speculative_sampling: 4 tokens in" in shown.err
   card = json.loads((tmp_path / "card.json").read_text())
   assert card["results"][0]["counts"]["emitted"] == 4
+  assert card["results"][0]["status"] == "BUDGET"
+  assert "stopped by: budget]" in shown.err
 
 
 def test_file_and_standard_input_give_the_same(call, tmp_path, capsys,
@@ -84,6 +90,9 @@ def test_kernels_for_attention_and_verification_write_the_same(
     (["--prompt=a", "--temperature=0,1"], "--temperature=0.0,1.0: expected"),
     (["--prompt=a", "--system=mcsd,rsd_c"], "--system=mcsd,rsd_c: expected"),
     (["--prompt=a", "--temperature=nan"], "temperature=nan, expected >= 0"),
+    (["--prompt=a", "--temperature=1e-39"], "0 (greedy) or at least 1e-06"),
+    (["--prompt=a", "--out="], "--out is empty, expected a path"),
+    (["--prompt=a", "--seed=-1"], "flag --seed=-1: -1 is not an integer in"),
     (["--prompt=a", "--top_p=0"], "top_p=0.0, expected in (0, 1]"),
     (["--prompt=a", "--max_new_tokens=0"], "max_new_tokens=0, expected"),
     (["--prompt=a", "--system=autoregresive"], "Did you mean 'autoregressive'"),
@@ -176,6 +185,40 @@ def test_draft_of_another_vocabulary(tmp_path, capsys):
       [f"--hf={_HF}", f"--hf_draft={draft}", "--prompt=def"]) == 2
   assert ("differ first at id 9: 'c' in the target (64 tokens), 's' in the"
           " draft (64 tokens)") in capsys.readouterr().err
+
+
+def nan_bundle(monkeypatch, module):
+  """Lets a program load models whose target knows no number."""
+  load = module.common.load_models
+
+  def broken(values):
+    bundle = load(values)
+    target = jax.tree.map(lambda a: jnp.full_like(a, jnp.nan),
+                          bundle.params["target"])
+    return dataclasses.replace(
+        bundle, params=bundle.params | {"target": target})
+
+  monkeypatch.setattr(module.common, "load_models", broken)
+
+
+def test_logits_that_are_nan_are_told(call, tmp_path, capsys, monkeypatch):
+  nan_bundle(monkeypatch, generate)
+  assert call("--prompt=def", f"--out={tmp_path}") == 1
+  message = capsys.readouterr().err
+  assert "stopped by: nan logits]" in message
+  assert ": the target's logits are NaN after 0 new tokens" in message
+  card = json.loads((tmp_path / "card.json").read_text())
+  assert card["results"][0]["status"] == "NAN_LOGITS"
+
+
+def test_the_demo_stops_at_logits_that_are_nan(tiny, tmp_path, capsys,
+                                               monkeypatch):
+  nan_bundle(monkeypatch, demo)
+  assert demo.main([f"--bundle={tiny}", f"--out={tmp_path}", "--prompts=",
+                    "--max_new_tokens=4", "--system=speculative_sampling"]) == 1
+  shown = capsys.readouterr()
+  assert "stopped by: nan logits ---" in shown.out
+  assert "the target's logits are NaN after 0 new tokens" in shown.err
 
 
 def test_full_disk(call, tmp_path, capsys, monkeypatch):

@@ -35,6 +35,17 @@ from spec_jax.training import loop
     (["--system=eagle_3", '--recipe={{"law_wait": 1}}'],
      "unknown field of --recipe for eagle_3 'law_wait'. Did you mean"
      " 'law_weight'"),
+    (["--system=eagle_3", '--recipe={{"learning_rate": "x"}}'],
+     "--recipe: learning_rate='x', expected float or int as in its default"),
+    (["--system=eagle_3", '--recipe={{"batch": 1.5}}'],
+     "--recipe: batch=1.5, expected int"),
+    (["--system=eagle_3", '--recipe={{"batch": true}}'], "batch=True"),
+    (["--system=eagle_3", '--recipe={{"hyper": [1]}}'],
+     "--recipe: hyper=[1], expected dict"),
+    (["--system=eagle_3", '--recipe={{"learning_rate": NaN}}'],
+     "is not JSON: NaN is no number"),
+    (["--system=specdec_pp", '--recipe={{"network": {{}}}}'],
+     "--recipe: network={}, expected no change of it"),
     (["--system=bpd_rescored", '--recipe={{"steps": 1}}'], "Known: none"),
     (["--system=glide", '--recipe={{"optimizer": "eagel"}}'],
      "--recipe for glide: unknown optimizer 'eagel'. Did you mean 'eagle'"),
@@ -60,6 +71,29 @@ def test_bad_flags(arguments, message, tmp_path, capsys):
 def test_help_tells_what_it_writes(capsys):
   assert train.main(["--help"]) == 0
   assert "load_bundle" in capsys.readouterr().out
+
+
+def test_full_disk(corpus, tmp_path, capsys, monkeypatch):
+  def full(descriptor):
+    raise OSError(28, "No space left on device")
+  monkeypatch.setattr("os.fsync", full)
+  out = tmp_path / "out"
+  assert train.main([f"--out={out}", f"--corpus={corpus}"]) == 2
+  assert (f"error: {out / 'tokenizer.json'}: cannot be written: No space left"
+          " on device; expected room for a result (--out)"
+          ) in capsys.readouterr().err
+  assert not list(out.iterdir())
+
+
+def test_full_disk_while_it_trains(corpus, tmp_path, capsys, monkeypatch):
+  def full(*args, **kwargs):
+    raise OSError(28, "No space left on device", "metrics.jsonl")
+  monkeypatch.setattr(loop, "Log", full)
+  monkeypatch.setattr(train, "train_model", lambda *args: loop.Log())
+  assert train.main([f"--out={tmp_path / 'out'}", f"--corpus={corpus}"]) == 2
+  message = capsys.readouterr().err
+  assert "No space left on device: 'metrics.jsonl'" in message
+  assert f"--out={tmp_path / 'out'}"[:60] in message
 
 
 @pytest.fixture

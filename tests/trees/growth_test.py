@@ -313,6 +313,10 @@ def test_trees_and_rounds_follow_their_exact_laws():
 @pytest.mark.parametrize("make,message", [
     (lambda: likelihood.MostLikely(1, 1, 1), "budget=1, expected at least 2"),
     (lambda: likelihood.MostLikely(4, 0, 1), "width=0"),
+    (lambda: likelihood.MostLikely(4, 1, 1, min_gain=float("nan")),
+     "min_gain=nan"),
+    (lambda: dynamic.MostReached(4, 1, 1, temperature=float("nan")),
+     "temperature=nan"),
     (lambda: likelihood.MostLikely(4, 1, 0), "depth=0"),
     (lambda: likelihood.MostLikely(4, 1, 1, 0), "top_k=0"),
     (lambda: likelihood.ConfidenceExpanded(4, 2, 1), "width=2, expected 1"),

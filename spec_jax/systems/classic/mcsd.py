@@ -30,6 +30,7 @@ def mcsd(parts: registration.Parts, *,
          draw: str = "without_replacement"):
   """Complete tree of candidates, recursive rejection."""
   if draw not in _RULES:
-    raise ValueError(f"draw={draw!r}, expected one of {tuple(_RULES)}.")
+    raise ValueError(f"draw={draw!r}, expected one of {tuple(_RULES)}."
+                     + registry.hint(draw, _RULES))
   drafter = draft_model.DraftModel(parts.model("draft"), branching, draw)
   return registration.compose("mcsd", parts, drafter, _RULES[draw])

@@ -32,7 +32,8 @@ def traversal_verification(parts: registration.Parts, *,
                            draw: str = "without_replacement"):
   """Static draft tree, verified leaves first."""
   if draw not in _RULES:
-    raise ValueError(f"draw={draw!r}, expected one of {tuple(_RULES)}.")
+    raise ValueError(f"draw={draw!r}, expected one of {tuple(_RULES)}."
+                     + registry.hint(draw, _RULES))
   drafter = draft_model.DraftModel(parts.model("draft"), branching, draw)
   return registration.compose(
       "traversal_verification", parts, drafter, _RULES[draw], walk=joint.walk)
