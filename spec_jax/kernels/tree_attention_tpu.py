@@ -21,19 +21,23 @@ _LANES = 128
 _MOST_ROWS, _MOST_FRESH = 1024, 512
 _MOST_SCORES, _MOST_KEYS = 2 ** 19, 2 ** 17
 _DTYPES = ("float32", "bfloat16")
+# Enough for these bounds in float32, whose products take temporaries of their
+# own; compilers grant 2^24 by themselves.
+_MOST_BYTES = 2 ** 25
 
 
 def supports(queries, fresh_keys, prefix) -> bool:
   """Whether the kernel takes these shapes and types."""
   rows = queries.shape[2] * queries.shape[3]
   slots, size = prefix.keys.shape[2:]
-  is_whole = prefix.table is None or slots % _sublanes(queries.dtype) == 0
+  is_page = prefix.table is None or _fits_page(slots, rows, size,
+                                               queries.dtype)
   return (queries.dtype.name in _DTYPES
           and prefix.keys.dtype == fresh_keys.dtype == queries.dtype
           and rows <= _MOST_ROWS and fresh_keys.shape[2] <= _MOST_FRESH
           and size <= 256 and size % 8 == 0
           # Mosaic has no product with a single 16-bit row.
-          and is_whole and slots * queries.dtype.itemsize >= 4)
+          and is_page and slots * queries.dtype.itemsize >= 4)
 
 
 def attend(queries, fresh_keys, fresh_values, fresh_mask, prefix, positions,
@@ -89,8 +93,10 @@ def attend(queries, fresh_keys, fresh_values, fresh_mask, prefix, positions,
               part_shape + (size,),
               queries.dtype if num_parts == 1 else jnp.float32),
           jax.ShapeDtypeStruct(part_shape + (1,), jnp.float32)],
-      compiler_params=pltpu.CompilerParams(dimension_semantics=(
-          "parallel", "parallel", "parallel", "arbitrary")),
+      compiler_params=pltpu.CompilerParams(
+          dimension_semantics=("parallel", "parallel", "parallel",
+                               "arbitrary"),
+          vmem_limit_bytes=_MOST_BYTES),
       interpret=interpret,
       name="tree_attention",
   )(start, end, table.reshape(-1), layout.flatten_queries(queries, num_rows),
@@ -176,6 +182,13 @@ def _sublanes(dtype) -> int:
 
 def _round_up(value: int, multiple: int) -> int:
   return -(-value // multiple) * multiple
+
+
+def _fits_page(slots: int, rows: int, size: int, dtype) -> bool:
+  """Whether a page can be the block of a step; see `_block_size`."""
+  return (slots % _sublanes(dtype) == 0
+          and slots * _round_up(rows, _sublanes(dtype)) <= _MOST_SCORES
+          and slots * _round_up(size, _LANES) <= _MOST_KEYS)
 
 
 def _block_size(capacity: int, num_rows: int, size: int) -> int:

@@ -256,6 +256,17 @@ def test_the_smallest_caches_lower_on_a_tpu(dtype, capacity, is_kernel):
   assert (lowering.KERNEL["tpu"] in text) == is_kernel
 
 
+@pytest.mark.parametrize("page, size, num_nodes, is_taken", [
+    (512, 256, 128, True), (1024, 64, 128, False), (1024, 128, 16, True),
+    (1024, 256, 16, False), (12, 64, 16, False)])
+def test_pages_beyond_what_a_step_holds_are_left_to_xla(page, size, num_nodes,
+                                                        is_taken):
+  case = cases.Case(capacity=12288, page=page, size=size, num_nodes=num_nodes,
+                    groups=8)
+  queries, keys, _, _, prefix, _ = lowering.shapes(case)
+  assert tpu.supports(queries, keys, prefix) == is_taken
+
+
 def test_xla_never_lowers_to_a_kernel():
   case = cases.Case(size=128, capacity=1024, dtype="bfloat16")
   attend = functools.partial(lib.tree_attention, backend="xla")
