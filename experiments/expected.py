@@ -75,9 +75,10 @@ class Estimate:
     machine: whose pace is known.
     minutes: of optimiser steps on it.
     windows: in them.
-    least: acceptances as of a `Budget`, of the next one with fewer windows.
-    most: of the next one with more; None if there is none. It may have had more
-      text to take them from, and larger batches.
+    least: acceptances as of a `Budget`, the best of those on such cores that
+      had fewer windows.
+    most: of the next budget, on whatever machine, that had more; None if there
+      is none. It may have had more text to take them from, and larger batches.
   """
 
   machine: str
@@ -103,7 +104,9 @@ def estimates(name: str, minutes: Sequence[float] = (10, 60),
   found = []
   for wanted in minutes:
     windows = pace.windows * wanted / pace.minutes
-    fewer = [b.accepted for b in budgets if b.windows <= windows]
+    # A device's windows are of more text and in larger batches: of as many,
+    # cores made less.
+    fewer = [b.accepted for b in paced if b.windows <= windows]
     more = [b.accepted for b in budgets if b.windows > windows]
     if fewer:
       found.append(Estimate(pace.machine, wanted, round(windows), max(fewer),
@@ -153,7 +156,7 @@ def _estimated(found):
   start = (f"{found.minutes:g} min on {found.machine} ({found.windows:,}"
            f" windows): expect at least {_shares(found.least)}")
   if found.most is None:
-    return f"{start} (not tried: what the largest budget gave)"
+    return f"{start} (not tried: what the largest budget on such cores gave)"
   return (f"{start}, at most {_shares(found.most)} (not tried: what the next"
           " smaller and larger budget gave)")
 
