@@ -58,7 +58,7 @@ from spec_jax.training import loop
     (["--system=glide", "--out={tmp}", "--own_temperatures="],
      "--own_temperatures is empty"),
     (["--system=medusa_1", '--recipe={{"length": "long"}}'],
-     "--recipe for medusa_1: '<' not supported"),
+     "--recipe: length='long', expected int as in its default 256"),
 ])
 def test_bad_flags(arguments, message, tmp_path, capsys):
   file = tmp_path / "file"
