@@ -106,10 +106,7 @@ class Bench:
         key: value for key, value in changes.items()
         if key in {field.name for field in dataclasses.fields(recipe)}},
         None, folder)
-    judge = parts.Judge(
-        **{field.name: getattr(run, field.name)
-           for field in dataclasses.fields(run)},
-        params=self.bundle.params[name])
+    judge = parts.Judge(**vars(run), params=self.bundle.params[name])
     parts.TRAINERS[name](judge)
     return {key: float(value) for key, value in judge.found.items()}
 

@@ -6,7 +6,6 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 from tqdm import auto as tqdm
 
@@ -84,7 +83,7 @@ class Run:
       ValueError: `stored_steps` are wanted of a training that has no use for
         them.
     """
-    size = np.size(jax.tree.leaves(windows(0))[0])
+    size = np.size(windows(0))
     if self.stored_steps:
       recipe, windows = self._stored(recipe, windows, num_steps, frozen)
     with self.progress(num_steps, size) as on_step:

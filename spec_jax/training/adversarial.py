@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 
 # Key of its parameters beside those of the heads; a bundle does not keep them.
 DISCRIMINATOR = "discriminator"
@@ -28,6 +29,10 @@ class Discriminator(nn.Module):
   def __call__(self, law: jax.Array) -> jax.Array:
     x = nn.relu(nn.Dense(self.hidden, name="hidden")(law))
     return nn.Dense(1, name="out")(x)[..., 0]
+
+
+# The one that trainers play against.
+NETWORK = Discriminator()
 
 
 def losses(network: Discriminator, params: Any, p_logits: jax.Array,
@@ -56,6 +61,25 @@ def labels(params: Any) -> Any:
   """Which player a parameter belongs to, for `optax.multi_transform`."""
   return {part: jax.tree.map(lambda leaf, part=part: part == DISCRIMINATOR,
                              tree) for part, tree in params.items()}
+
+
+def apart(rule: optax.GradientTransformation
+          ) -> optax.GradientTransformation:
+  """The same rule for each player: no gradient clips the other's."""
+  return optax.multi_transform({True: rule, False: rule}, labels)
+
+
+def beside(params: dict[str, Any], vocab_size: int, key: jax.Array
+           ) -> dict[str, Any]:
+  """Parameters of heads or nets, with fresh ones of `NETWORK`.
+
+  Args:
+    params: by part.
+    vocab_size: of the laws that it judges.
+    key: from which the others were drawn.
+  """
+  return {**params, DISCRIMINATOR: init(
+      NETWORK, vocab_size, jax.random.fold_in(key, 2))}
 
 
 def init(network: Discriminator, vocab_size: int, key: jax.Array) -> Any:

@@ -28,7 +28,6 @@ from spec_jax.training import part_recipe
 from spec_jax.training import recorded
 
 _WANTED = "final"  # The feature that is guessed.
-_DISCRIMINATOR = adversarial.Discriminator()
 _NOISE_LENGTH = 512  # Of windows whose noise is as strong as the recipe says.
 
 
@@ -86,16 +85,15 @@ def recipe(options: FeatureRecipe, model: feature_model.FeatureModel,
   """
   model = in_dtype(model, options.dtype)
   rule = optimizers.of_part(options)
-  if options.adversarial_weight:  # Neither player's gradient clips the other's.
-    rule = optax.multi_transform({True: rule, False: rule}, adversarial.labels)
+  if options.adversarial_weight:
+    rule = adversarial.apart(rule)
 
   def init(key):
     params = start(model, frozen, key) if begin is None else begin
     if not options.adversarial_weight:
       return params
-    size = model.net.head_size or model.vocab_size
-    return {**params, adversarial.DISCRIMINATOR: adversarial.init(
-        _DISCRIMINATOR, size, jax.random.fold_in(key, 2))}
+    return adversarial.beside(
+        params, model.net.head_size or model.vocab_size, key)
 
   def loss(params, frozen, tokens, key):
     return objective(options, model, params, frozen, tokens, key)
@@ -244,8 +242,8 @@ def step_losses(options, model, params, out, p_logits, features, is_real):
     parts["feature"] = mean(distance.mean(-1), is_real)
   if options.adversarial_weight:
     both = adversarial.losses(
-        _DISCRIMINATOR, params[model.part][adversarial.DISCRIMINATOR], p_logits,
-        out.logits)
+        adversarial.NETWORK, params[model.part][adversarial.DISCRIMINATOR],
+        p_logits, out.logits)
     parts |= {name: mean(value, in_reach) for name, value in zip(
         ("fooled", "judged"), both)}
   if options.router_weight:

@@ -27,8 +27,6 @@ from spec_jax.training import adversarial
 from spec_jax.training import loop
 from spec_jax.training import recorded
 
-_DISCRIMINATOR = adversarial.Discriminator()
-
 
 @dataclasses.dataclass(frozen=True)
 class TokenHeadRecipe:
@@ -144,8 +142,8 @@ def recipe(options: TokenHeadRecipe, target: contract.LinenModel, frozen: Any
     return loss_of(options, heads, params, frozen, tokens, key)
 
   rule = optimizer(options, options.learning_rate)
-  if options.adversarial_weight:  # Neither player's gradient clips the other's.
-    rule = optax.multi_transform({True: rule, False: rule}, adversarial.labels)
+  if options.adversarial_weight:
+    rule = adversarial.apart(rule)
   return loop.Recipe(
       lambda key: start(options, heads, frozen, key), loss, rule,
       recorded.Reads(target, heads.taps))
@@ -164,8 +162,7 @@ def start(options: TokenHeadRecipe, heads: Heads, frozen: Any, key: jax.Array
   if heads.encoder is not None:
     params["encoder"] = heads.encoder.init(encoder_key)
   if options.adversarial_weight:
-    params[adversarial.DISCRIMINATOR] = adversarial.init(
-        _DISCRIMINATOR, target.vocab_size, jax.random.fold_in(key, 2))
+    params = adversarial.beside(params, target.vocab_size, key)
   return heads.network.start_as(params, target, frozen)
 
 
@@ -240,7 +237,7 @@ def loss_given(options: TokenHeadRecipe, heads: Heads, params: Any, frozen: Any,
   judged = 0.0
   if options.adversarial_weight:
     fooled, judged = adversarial.losses(
-        _DISCRIMINATOR, params[adversarial.DISCRIMINATOR], laws(), found)
+        adversarial.NETWORK, params[adversarial.DISCRIMINATOR], laws(), found)
     terms, judged = terms + options.adversarial_weight * fooled, judged.mean()
   weights = options.decay ** jnp.arange(options.levels)
   right = (jnp.argmax(found, -1) == labels).mean((0, 1))

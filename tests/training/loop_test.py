@@ -1,5 +1,6 @@
 """The loop: falling loss, frozen teacher, and resumption to the same curve."""
 
+import functools
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ import pytest
 
 from spec_jax.models import bundle as bundle_lib
 from spec_jax.training import loop
+from tests.training import interrupted
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -51,24 +53,9 @@ def test_loss_falls_to_the_teacher(tmp_path):
 
 @pytest.mark.parametrize("interrupted_at", [1, 4, 7])
 def test_resumed_run_equals_uninterrupted(tmp_path, interrupted_at):
-  whole = _fit(tmp_path / "whole", 10)
-
-  class Killed(Exception):
-    pass
-
-  def kill(step, row):
-    del row
-    if step == interrupted_at:
-      raise Killed
-
-  with pytest.raises(Killed):
-    _fit(tmp_path / "resumed", 10, on_step=kill)
-  resumed = _fit(tmp_path / "resumed", 10)
-  chex.assert_trees_all_equal(whole, resumed)
-  logs = [loop.read_log(tmp_path / name / loop.LOG_NAME)
-          for name in ("whole", "resumed")]
-  assert logs[0] == logs[1]
-  assert [row["step"] for row in logs[0]] == list(range(1, 11))
+  log = interrupted.resumed_log(
+      tmp_path, functools.partial(_fit, num_steps=10), interrupted_at)
+  assert [row["step"] for row in log] == list(range(1, 11))
 
 
 def test_torn_last_line_is_dropped(tmp_path):

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import chex
 import jax
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from spec_jax.training import staged_heads
 from spec_jax.training import token_heads
 from spec_jax.trees import expansion
 from tests import toy
+from tests.training import interrupted
 from tests.training import token_heads_test
 
 OPTIONS = staged_heads.StagedRecipe(
@@ -64,22 +64,8 @@ def test_tokens_of_a_step_and_of_the_own_text_stay_as_many():
 @pytest.mark.parametrize("interrupted_at", [1, 2, 3, 4, 5])
 def test_resumed_across_the_switch_equals_uninterrupted(
     tmp_path, interrupted_at):
-  whole = fit(tmp_path / "whole")
-
-  class Killed(Exception):
-    pass
-
-  def kill(step, row):
-    del row
-    if step == interrupted_at:
-      raise Killed
-
-  with pytest.raises(Killed):
-    fit(tmp_path / "resumed", on_step=kill)
-  chex.assert_trees_all_equal(whole, fit(tmp_path / "resumed"))
-  logs = [loop.read_log(tmp_path / name / loop.LOG_NAME)
-          for name in ("whole", "resumed")]
-  assert logs[0] == logs[1] and len(logs[0]) == OPTIONS.num_steps
+  log = interrupted.resumed_log(tmp_path, fit, interrupted_at)
+  assert len(log) == OPTIONS.num_steps
 
 
 def test_one_compilation_for_each_stage(tmp_path):
