@@ -274,7 +274,7 @@ def check(tree: types.DraftTree, budget: int | None = None) -> None:
     raise ValueError(
         f"the tree has {tree.num_nodes} nodes, over its budget of {budget}.")
   parents, valid = np.asarray(tree.parents), np.asarray(tree.valid)
-  depth = np.asarray(depths(tree.parents))
+  depth = np.asarray(jax.jit(depths)(tree.parents))
   for row in range(parents.shape[0]):
     _check_row(row, parents[row], valid[row], depth[row], tree)
 

@@ -69,11 +69,14 @@ class Round:
     draft: of the drafter's model; of a loop's body once.
     drafts_in_a_loop: whether the proposal holds a loop with matrix products in
       its body.
+    after: what `core.system.step` returns, a state and a `types.StepInfo`, both
+      abstract.
   """
 
   target: list[Call]
   draft: list[Call]
   drafts_in_a_loop: bool
+  after: tuple[types.DecodeState, types.StepInfo]
 
 
 def of_round(system: system_lib.System, params: types.Params,
@@ -91,10 +94,10 @@ def of_round(system: system_lib.System, params: types.Params,
       lambda params, state: system_lib.propose(
           traced, params, state, draft_of_host), return_shape=True)(
               params, state)
-  jax.eval_shape(
+  after = jax.eval_shape(
       lambda params, state, drafted: system_lib.verify(
           traced, params, state, *drafted), params, state, drafted)
-  return Round(target, draft, _multiplies_in_a_loop(proposal.jaxpr))
+  return Round(target, draft, _multiplies_in_a_loop(proposal.jaxpr), after)
 
 
 def _multiplies_in_a_loop(program) -> bool:

@@ -69,7 +69,7 @@ class FeatureRecipe(part_recipe.PartRecipe):
   temperature: float = 0.1
   router_weight: float = 0.0
   noise: float = 0.1
-  vocabulary: int = 768
+  vocabulary: int = 2048
   judged_depth: int = 5
 
 

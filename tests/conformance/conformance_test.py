@@ -142,22 +142,16 @@ def test_law_test_sees_frozen_noise_in_the_joint_only():
   assert law_p_value(sample, 2) < 1e-9
 
 
-def abstract_start(system, params):
-  """Shapes of the state before the first round of four rows."""
-  return jax.eval_shape(
+@pytest.mark.parametrize("name", NAMES)
+def test_a_round_keeps_the_state_and_its_forwards_can_be_timed_alone(name):
+  system, params = runs.build(name, runs.WARPED)
+  start = jax.eval_shape(
       lambda params, prompts, keys: decoding.start(
           system, params, prompts, keys, 8, runs.CAPACITY),
       params, toy.prompts(), keys_lib.row_keys(0, 4))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_step_keeps_structure_shape_and_dtype(name):
-  system, params = runs.build(name, runs.WARPED)
-  before = abstract_start(system, params)
-  before, draft_of_host = hosted.on_device(system, before)
-  after, info = jax.eval_shape(
-      lambda params, state: system_lib.step(
-          system, params, state, draft_of_host), params, before)
+  found = calls_lib.of_round(system, params, start)
+  before, _ = hosted.on_device(system, start)
+  after, info = found.after
   assert jax.tree.structure(before) == jax.tree.structure(after)
   for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(before),
                               jax.tree.leaves(after)):
@@ -166,13 +160,6 @@ def test_step_keeps_structure_shape_and_dtype(name):
     assert not new.weak_type and not old.weak_type, where
   depth = system.drafter.depth
   assert info.drafted.shape == info.accepted.shape == (4, depth)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_forwards_of_a_round_can_be_timed_alone(name):
-  system, params = runs.build(name, runs.GREEDY)
-  state = abstract_start(system, params)
-  found = calls_lib.of_round(system, params, state)
   assert found.target
   own = system_lib.draft_params(system.drafter, params)
   for calls, weights in ((found.target, params.target), (found.draft, own)):

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -95,19 +94,19 @@ def test_memory_after_rounds_of_many_accepted_drafts():
 def test_chunks_of_the_prompt_do_not_matter(block):
   model, params = parts(block)
   drafter = block_drafter.BlockDrafter(model, (1, 1), "top_k")
+  prefill = jax.jit(drafter.prefill)
   tokens = np.asarray(toy.prompts((9, 5, 1)).tokens)
-  taps = {"final": model.target.score(
-      params["target"], tokens, taps=("final",)).taps["final"]}
+  taps = {"final": np.asarray(model.target.score(
+      params["target"], tokens, taps=("final",)).taps["final"])}
   for chunk in (9, 2, 1):
     state = drafter.init(params, 3, 16)
     for start in range(0, 9, chunk):
       count = np.clip(np.asarray([8, 4, 0]) - start, 0, chunk)
-      cut = lambda a, i=start, n=chunk: jnp.pad(
+      cut = lambda a, i=start, n=chunk: np.pad(
           a[:, i:i + n], ((0, 0), (0, n - a[:, i:i + n].shape[1]))
           + ((0, 0),) * (a.ndim - 2))
-      state = drafter.prefill(
-          params, state, cut(tokens), jnp.asarray(count, jnp.int32),
-          jax.tree.map(cut, taps))
+      state = prefill(params, state, cut(tokens), count.astype(np.int32),
+                      jax.tree.map(cut, taps))
     assert state.stable.length.tolist() == [8 - block, 4 - block, 0]
     assert state.count.tolist() == [block, block, 0]
     oracle.assert_memory_is_that_of_the_text(

@@ -188,20 +188,20 @@ def test_chunks_of_the_prompt_do_not_matter():
   model, params = parts("one_tap")
   drafter = feature_drafter.GrownFeatureDrafter(
       model, likelihood.MostLikely(4, 1, 3, 1))
+  prefill = jax.jit(drafter.prefill)
   tokens = np.asarray(toy.prompts((9, 5, 1)).tokens)
-  taps = {"final": model.target.score(
-      params["target"], tokens, taps=("final",)).taps["final"]}
+  taps = {"final": np.asarray(model.target.score(
+      params["target"], tokens, taps=("final",)).taps["final"])}
   states = []
   for chunk in (9, 2, 1):
     state = drafter.init(params, 3, 16)
     for start in range(0, 9, chunk):
       count = np.clip(np.asarray([8, 4, 0]) - start, 0, chunk)
-      cut = lambda a, i=start, n=chunk: jnp.pad(
+      cut = lambda a, i=start, n=chunk: np.pad(
           a[:, i:i + n], ((0, 0), (0, n - a[:, i:i + n].shape[1]))
           + ((0, 0),) * (a.ndim - 2))
-      state = drafter.prefill(
-          params, state, cut(tokens), jnp.asarray(count, jnp.int32),
-          jax.tree.map(cut, taps))
+      state = prefill(params, state, cut(tokens), count.astype(np.int32),
+                      jax.tree.map(cut, taps))
     states.append(state)
     assert state.stable.length.tolist() == [7, 3, 0]
     assert state.count.tolist() == [1, 1, 0]

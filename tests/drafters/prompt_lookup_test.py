@@ -1,9 +1,11 @@
 """Prompt lookup against a search over Python lists."""
 
 import dataclasses
+import functools
 
 import hypothesis
 from hypothesis import strategies as st
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,6 +17,11 @@ from spec_jax.drafters import prompt_lookup
 CAPACITY = 24
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _propose(drafter, ctx):
+  return drafter.propose(None, (), ctx, None)[0]
+
+
 def propose(drafter, texts):
   """The drafted tokens of each row."""
   tokens = np.full((len(texts), CAPACITY), 7, np.int32)  # Stale behind them.
@@ -23,7 +30,7 @@ def propose(drafter, texts):
   ctx = types.Context(
       jnp.asarray(tokens), jnp.asarray([len(t) for t in texts], jnp.int32),
       None, None, None)
-  tree, _ = drafter.propose(None, (), ctx, None)
+  tree = _propose(drafter, ctx)
   tree_lib.check(tree)
   assert tree.q is None and tree.draw == "deterministic"
   assert tree.tokens[:, 0].tolist() == [text[-1] for text in texts]

@@ -1,7 +1,10 @@
 """Match lengths on the device against the automaton and against scans."""
 
+import functools
+
 import hypothesis
 from hypothesis import strategies as st
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -27,12 +30,17 @@ def context(texts):
       None, None, None)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _propose(drafter, state, ctx):
+  return drafter.propose(None, state, ctx, None)
+
+
 def propose(drafter, texts, state=None):
   """The drafted tokens of each row, and the state."""
   ctx = context(texts)
   if state is None:
     state = drafter.init(None, len(texts), CAPACITY)
-  tree, state = drafter.propose(None, state, ctx, None)
+  tree, state = _propose(drafter, state, ctx)
   return [np.asarray(tree.tokens)[row, 1:][valid].tolist()
           for row, valid in enumerate(np.asarray(tree.valid)[:, 1:])], state
 

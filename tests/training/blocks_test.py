@@ -46,7 +46,8 @@ def test_measured_acceptance_is_that_of_decoding(block, depth):
     model = block_model.from_hyper(MODEL.target, PART, {"block": block})
   params = {**FROZEN, PART: own}
   tokens = features_test.texts(2, 12).astype(np.int32)
-  found = np.asarray(blocks.accepted(model, params, tokens, depth))
+  found = np.asarray(jax.jit(blocks.accepted, static_argnums=(0, 3))(
+      model, params, tokens, depth))
   drafter = block_drafter.BlockDrafter(model, (1,) * depth, "top_k")
   system = rounds.compose(drafter, model.target, sampling_lib.GREEDY)
   prefixes = [text[:size] for text in tokens for size in range(2, 13)]

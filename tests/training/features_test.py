@@ -84,7 +84,7 @@ def test_columns_are_drafts_from_every_prefix(hyper):
       0, toy.VOCAB, (2, 9)).astype(np.int32)
   taps = model.target.score(
       params["target"], tokens, taps=model.taps).taps
-  outs = columns.run(
+  outs = jax.jit(columns.run, static_argnums=(0, 4))(
       model, params, tokens, model.enter(params, taps), 4)
   for row, column in ((0, 0), (0, 3), (1, 2), (1, 4)):
     text = tokens[row, :column + 2]
@@ -104,7 +104,8 @@ def test_measured_acceptance_is_that_of_decoding(options):
 def assert_measured_is_decoded(model, params, depth=3):
   """One round of decoding from every prefix, at temperature 0."""
   tokens = texts(2, 12).astype(np.int32)
-  found = np.asarray(columns.accepted(model, params, tokens, depth))
+  found = np.asarray(jax.jit(columns.accepted, static_argnums=(0, 3))(
+      model, params, tokens, depth))
   drafter = ahead_drafter.AheadFeatureDrafter(
       model, likelihood.MostLikely(depth + 1, 1, depth, 1),
       num_ahead=min(model.net.num_ahead, depth - model.net.num_serial))

@@ -42,8 +42,9 @@ def test_measured_acceptance_is_that_of_decoding():
   frozen, own = features_test.frozen()["target"], trained()[1]
   model = networks.from_hyper(target, OPTIONS.hyper)
   tokens = features_test.texts(2, 12).astype(np.int32)
-  found = np.asarray(glide.accepted(
-      model, target, own, frozen, jnp.asarray(tokens), depth))
+  found = np.asarray(jax.jit(functools.partial(
+      glide.accepted, model, target, depth=depth))(
+          own, frozen, tokens=jnp.asarray(tokens)))
   system = rounds.compose(glide_drafter.GlideDrafter(
       model, likelihood.MostLikely(depth + 1, 1, depth, 1)), target)
   prefixes = [text[:size] for text in tokens for size in range(1, 13)]

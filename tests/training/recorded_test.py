@@ -89,7 +89,7 @@ def test_a_loss_does_not_tell_a_record_from_the_target(name, tmp_path):
   recipe = RECIPES[name]()
   assert recipe.reads is not None
   kept = written(tmp_path, recipe.reads)
-  params = recipe.init(KEY)
+  params = jax.jit(recipe.init)(KEY)
   when = (1,) * recipe.wants_step
   run = lambda recipe, frozen, batch: jax.jit(jax.value_and_grad(
       lambda *given: recipe.loss(*given, KEY, *when)[0]))(params, frozen, batch)

@@ -122,7 +122,7 @@ def test_training_raises_acceptance_on_heldout_text(name, tmp_path):
   make = token_heads.recipe(options, target, frozen())
   evaluate = token_heads.evaluator(
       options, target, frozen(), expansion.Shape((1, 1, 1)), texts[16:], 4)
-  before = evaluate(make.init(jax.random.key(0)))
+  before = evaluate(jax.jit(make.init)(jax.random.key(0)))
   params = loop.fit(
       make, data.Rows(texts[:16], options.batch), num_steps=options.num_steps,
       folder=tmp_path, frozen=by_part())

@@ -1,6 +1,7 @@
 """AdaEAGLE: what a faithful implementation must show."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -74,10 +75,11 @@ def test_labels_as_predictions_waste_nothing():
   depth = 3
   whole = decode(*always(depth, depth))
   system, params = systems.build("ada_eagle", toy.bundle(), depth=depth)
+  examples = jax.jit(functools.partial(
+      draft_lengths.examples, system.drafter.model, depth=depth))
   known, labels = [], []
   for text, length in zip(whole.tokens, whole.length):
-    embeds, features, counts = draft_lengths.examples(
-        system.drafter.model, params.drafter, text[None, :length], depth)
+    embeds, features, counts = examples(params.drafter, text[None, :length])
     known.append(jnp.concatenate([embeds, features], axis=-1)[0])
     labels.append(counts[0])
   system = dataclasses.replace(system, drafter=dataclasses.replace(
@@ -179,6 +181,6 @@ def test_weight_on_short_predictions_raises_them(tmp_path):
       own = loop.fit(
           recipe, data.Rows(windows, 8), frozen=held, num_steps=40,
           folder=tmp_path / str(weight))
-      bias.append(float(recipe.loss(
+      bias.append(float(jax.jit(recipe.loss)(
           own, held, windows.astype(np.int32), jax.random.key(0))[1]["bias"]))
   assert bias[1] > max(0, bias[0] + .1)

@@ -170,8 +170,8 @@ def gradients(model, options, params, fixed):
   tokens = np.random.default_rng(3).integers(
       0, toy.VOCAB, (2, 8)).astype(np.int32)
   with jax.numpy_dtype_promotion("standard"):
-    return jax.grad(lambda own: features.objective(
-        options, model, own, frozen, tokens, jax.random.key(0))[0])(params)
+    return jax.jit(jax.grad(lambda own: features.objective(
+        options, model, own, frozen, tokens, jax.random.key(0))[0]))(params)
 
 
 def test_without_contrast_and_with_all_groups_training_is_that_of_steps():

@@ -1,5 +1,8 @@
 """Samples of one prompt copy from each other and stay independent samples."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,6 +21,11 @@ from tests.conformance import runs
 DRAFTER = multi_sample.Consensus(toy.VOCAB, 4, 3, 0.5, False)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _propose(drafter, start, ctx):
+  return drafter.propose(None, start, ctx, None)[0]
+
+
 def propose(texts, prompt_length, drafter=DRAFTER):
   tokens = np.zeros((len(texts), 16), np.int32)
   for row, text in enumerate(texts):
@@ -25,7 +33,7 @@ def propose(texts, prompt_length, drafter=DRAFTER):
   ctx = types.Context(jnp.asarray(tokens), jnp.asarray(
       [len(text) for text in texts], jnp.int32), None, None, None)
   start = jnp.full((len(texts),), prompt_length, jnp.int32)
-  tree, _ = drafter.propose(None, start, ctx, None)
+  tree = _propose(drafter, start, ctx)
   return [tree.tokens[row, 1:][np.asarray(tree.valid[row, 1:])].tolist()
           for row in range(len(texts))]
 

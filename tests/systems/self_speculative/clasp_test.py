@@ -52,7 +52,8 @@ def cosine(a, b):
 def programme(num_skipped, identity=None):
   model, params, cache, last = case(identity)
   hidden = last(params, cache, gates(()))[None]
-  chosen, value = clasp.skip_layers(model, params, hidden, cache, num_skipped)
+  chosen, value = jax.jit(clasp.skip_layers, static_argnums=(0, 4))(
+      model, params, hidden, cache, num_skipped)
   return np.flatnonzero(np.asarray(chosen[0])), float(value[0])
 
 
