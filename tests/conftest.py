@@ -1,6 +1,5 @@
 """Strict numerics for every test; four host devices for the mapped ones."""
 
-import gc
 import importlib.metadata
 import itertools
 import os
@@ -17,10 +16,6 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
              "--xla_cpu_parallel_codegen_split_count=1"]
 os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tracing costs more than compiling: programs get no source lines, and the
-# collector looks less often at what tracing leaves behind.
-os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
-gc.set_threshold(100_000, 20, 20)
 
 import jax  # pylint: disable=g-import-not-at-top
 
@@ -31,6 +26,9 @@ jax.config.update("jax_default_matmul_precision", "highest")
 import pytest  # pylint: disable=g-import-not-at-top
 
 from experiments import cells  # pylint: disable=g-import-not-at-top
+from experiments import common  # pylint: disable=g-import-not-at-top
+
+common.trace_quickly()  # Which costs tests more than compiling.
 
 _BY_NAME = {"conformance", "exactness"}
 # What `make test-fast` leaves out, but for tests of these systems.

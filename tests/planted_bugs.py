@@ -343,4 +343,14 @@ BUGS = (
         "self._length[state] + 1, self._end[target])",
         "self._length[state] + 1, len(self.tokens) - 1)",
         ("suffix matches",)),
+    Bug("an audit reads the target's laws one token late",
+        "evaluation.acceptance:_score", 'p[pick("position") - 1]',
+        'p[pick("position")]', ("audited drafts",)),
+    Bug("an audit goes on below the first child, whichever was accepted",
+        "evaluation.acceptance:_row_tries", "nodes[jnp.argmax(hit)]",
+        "nodes[0]", ("audited drafts",)),
+    Bug("stored features one token late", "training.recorded:said",
+        'logits, fresh, {tap: record[f"{_TAP}{tap}"] for tap in taps})',
+        'logits, fresh, {tap: jnp.roll(record[f"{_TAP}{tap}"], 1, 1)'
+        " for tap in taps})", ("stored features",)),
 )

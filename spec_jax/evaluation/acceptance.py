@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spec_jax.core import compiling
 from spec_jax.core import system as system_lib
 from spec_jax.core import tree as tree_lib
 from spec_jax.core import types
@@ -70,7 +71,8 @@ class _Tries:
   draw: str = struct.field(pytree_node=False)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(
+    jax.jit, static_argnums=(0, 1), compiler_options=compiling.ONCE)
 def _propose(drafter, sampling, params, state):
   """The tree of a round; one program for all rules that judge it."""
   tree, _ = drafter.propose(
@@ -79,7 +81,7 @@ def _propose(drafter, sampling, params, state):
   return tree
 
 
-@jax.jit
+@functools.partial(jax.jit, compiler_options=compiling.ONCE)
 def _follow(tree, length, new_tokens, new_length):
   """What stood at each depth of the path that a round took."""
   position = length[:, None] + jnp.arange(tree.depth)[None]

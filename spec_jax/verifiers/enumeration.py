@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spec_jax.core import compiling
 from spec_jax.core import types
 from spec_jax.verifiers import rules
 
@@ -206,7 +207,7 @@ def _enumerate(name, p, q, num_drafts, draw, dtype):
     return weights, tuples, np.asarray(laws, np.float64)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, compiler_options=compiling.ONCE)
 def tuple_laws(rule, p: jax.Array, q: jax.Array | None, tuples: jax.Array
                ) -> jax.Array:
   """The emitted law `f[M, V]` for each tuple of drafts `i32[M, K]`."""

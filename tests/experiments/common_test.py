@@ -76,6 +76,22 @@ def test_a_cache_of_ones_own_is_left_alone(cache_folder):
   assert cache_folder() == "/some/where"
 
 
+def test_source_lines_that_were_asked_for_stay(monkeypatch):
+  name = "jax_traceback_in_locations_limit"
+  before = getattr(jax.config, name)
+  try:
+    monkeypatch.delenv(name.upper(), raising=False)
+    jax.config.update(name, 7)
+    common.trace_quickly()
+    assert getattr(jax.config, name) == 0
+    monkeypatch.setenv(name.upper(), "7")
+    jax.config.update(name, 7)
+    common.trace_quickly()
+    assert getattr(jax.config, name) == 7
+  finally:
+    jax.config.update(name, before)
+
+
 def raising(error, *argv):
   """The exit code of a program that ends with an error."""
   def define(values):

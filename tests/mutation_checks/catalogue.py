@@ -46,4 +46,6 @@ CHECKS = {
     "sight of the target": parts.sight_of_the_target,
     "superposed paths": parts.superposed_paths,
     "suffix matches": parts.suffix_matches,
+    "audited drafts": parts.audited_drafts,
+    "stored features": parts.stored_features,
 }

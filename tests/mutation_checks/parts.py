@@ -1,9 +1,15 @@
 """Trained parts, layers left out, memories: what each reads and says."""
 
+import pathlib
+import tempfile
+
+import jax
+
 from tests.drafters import block_drafter_test
 from tests.drafters import feature_chain_test
 from tests.drafters import feature_drafter_test
 from tests.drafters import token_head_drafter_test
+from tests.evaluation import acceptance_test
 from tests.models import decoder_test
 from tests.models import draft_vocabulary_test
 from tests.stores import suffix_automaton_test
@@ -11,6 +17,7 @@ from tests.systems.features import glide_test
 from tests.systems.features import jakiro_test
 from tests.systems.retrieval import superposed_test
 from tests.systems.self_speculative import early_exit_test
+from tests.training import recorded_test
 
 
 def stable_pairs():
@@ -87,3 +94,19 @@ def early_exits():
 def sight_of_the_target():
   """In training a token sees no more of the target than a draft does."""
   glide_test.test_training_query_is_a_drafting_query(7)
+
+
+def audited_drafts():
+  """An audit follows the path that was taken, and knows the laws along it."""
+  acceptance_test.test_equal_models_reach_one()
+  (acceptance_test
+   .test_measured_is_near_the_optimum_and_equals_the_counter)(
+       "mcsd", {"branching": (2, 2)})
+
+
+def stored_features():
+  """A loss learns the same from a record as from the target."""
+  with (tempfile.TemporaryDirectory() as folder,
+        jax.numpy_dtype_promotion("standard")):  # As in all trainings.
+    recorded_test.test_a_loss_does_not_tell_a_record_from_the_target(
+        "features", pathlib.Path(folder))
