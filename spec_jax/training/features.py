@@ -53,7 +53,8 @@ class FeatureRecipe(part_recipe.PartRecipe):
       target's law over groups; it has no part in what the net learns.
     noise: amplitude of uniform noise on the target's features that are read,
       in windows of 512 tokens; more in shorter ones (EAGLE's repository).
-    vocabulary: tokens of a net with a head of its own, at most.
+    vocabulary: tokens of a net with a head of its own, at most. What a target
+      writes besides is never drafted: a small vocabulary is better left whole.
   """
 
   num_steps: int = 400
