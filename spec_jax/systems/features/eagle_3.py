@@ -13,9 +13,9 @@ draw, as in `gumbel_coupled`. Train with `python -m experiments.train
 the last prompt token is the first root, so a prompt of one token drafts nothing
 in its first round; targets of fewer than 7 layers lend the quarters of theirs.
 Our recipe trains on three steps of own guesses (the release: seven), on text of
-which half is the target's own (there: all answers are), with a head of up to 2,048
-tokens (there 32,000 of 128,256); clipping, start of the rest and rates of the
-training depart as in `eagle_1`.
+which half is the target's own (there: all answers are), with a head of up to
+2,048 tokens (there 32,000 of 128,256); clipping, start of the rest and rates of
+the training depart as in `eagle_1`.
 """
 
 from spec_jax.core import registry
