@@ -121,7 +121,7 @@ def trace_quickly() -> None:
   """
   if _SOURCE_LINES not in os.environ:
     jax.config.update(_SOURCE_LINES.lower(), 0)
-  gc.set_threshold(100_000, 20, 20)
+  gc.set_threshold(500_000, 50, 50)
 
 
 def define_models(values: flags.FlagValues) -> None:

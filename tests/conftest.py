@@ -1,5 +1,6 @@
 """Strict numerics for every test; four host devices for the mapped ones."""
 
+import gc
 import importlib.metadata
 import itertools
 import os
@@ -52,6 +53,7 @@ def pytest_collection_modifyitems(items):
     item.add_marker(pytest.mark.xdist_group(group))
     if _SLOW & rooms and name not in _ALWAYS:
       item.add_marker(pytest.mark.slow)
+  gc.freeze()  # What is imported by now stays.
 
 
 _TESTS_BETWEEN_COUNTS = 20
