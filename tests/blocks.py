@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 
+from spec_jax.core import compiling
 from spec_jax.models import block_net
 from spec_jax.training import blocks
 from tests import features
@@ -13,7 +14,7 @@ _WIDTH = 32
 
 
 @functools.partial(jax.jit, static_argnums=0,
-                   compiler_options={"xla_backend_optimization_level": 0})
+                   compiler_options=compiling.ONCE)
 def _read(model, params, tokens, read, offset):
   return blocks.read_text(model, params, tokens, read, offset)
 

@@ -6,19 +6,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spec_jax.core import compiling
+
 # Texts are padded to this, so that each net is compiled once.
 _WIDTH = 32
 
 
 @functools.partial(jax.jit, static_argnums=0,
-                   compiler_options={"xla_backend_optimization_level": 0})
+                   compiler_options=compiling.ONCE)
 def _pairs(model, params, text):
   taps = model.target.score(params["target"], text, taps=model.taps).taps
   return model.enter(params, taps)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4),
-                   compiler_options={"xla_backend_optimization_level": 0})
+                   compiler_options=compiling.ONCE)
 def _run(model, params, tokens, features, level):
   mask = jnp.tril(jnp.ones((1, _WIDTH, _WIDTH), bool))
   positions = jnp.arange(_WIDTH, dtype=jnp.int32)[None]

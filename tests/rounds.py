@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spec_jax.core import compiling
 from spec_jax.core import keys as keys_lib
 from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import system as system_lib
@@ -48,7 +49,7 @@ class Round(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=0,
-                   compiler_options={"xla_backend_optimization_level": 0})
+                   compiler_options=compiling.ONCE)
 def _round(system, params, state):
   tree, drafter = system_lib.propose(system, params, state)
   after, outcome = system_lib.judge(system, params, state, tree, drafter)
@@ -56,6 +57,12 @@ def _round(system, params, state):
 
 
 _start = jax.jit(decoding.start, static_argnums=(0, 5))
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=compiling.ONCE)
+def propose_from_text(drafter, state, ctx):
+  """What a drafter without parameters and noise drafts, and its state."""
+  return drafter.propose(None, state, ctx, None)
 
 
 def compose(drafter, target, sampling=sampling_lib.GREEDY, end_of_text=None):

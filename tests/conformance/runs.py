@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spec_jax import systems
+from spec_jax.core import compiling
 from spec_jax.core import counts as counts_lib
 from spec_jax.core import keys as keys_lib
 from spec_jax.core import sampling as sampling_lib
@@ -61,7 +62,7 @@ class Final(NamedTuple):
 
 # Compiling is most of the cost, so the compiler is told not to try hard.
 @functools.partial(jax.jit, static_argnums=(0, 5),
-                   compiler_options={"xla_backend_optimization_level": 0})
+                   compiler_options=compiling.ONCE)
 def _play(system, params, prompts, keys, budgets, capacity):
   traces[system.name] += 1
   state = decoding.start(system, params, prompts, keys, budgets, capacity)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from spec_jax.core import compiling
 from spec_jax.core import keys as keys_lib
 from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import system as system_lib
@@ -68,7 +69,7 @@ def system(name):
 
 
 @functools.partial(jax.jit, static_argnums=0,
-                   compiler_options={"xla_backend_optimization_level": 0})
+                   compiler_options=compiling.ONCE)
 def _round(sys, params, state):
   tree, drafter = system_lib.propose(sys, params, state)
   return tree, system_lib.verify(sys, params, state, tree, drafter)[0]

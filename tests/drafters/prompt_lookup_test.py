@@ -1,11 +1,9 @@
 """Prompt lookup against a search over Python lists."""
 
 import dataclasses
-import functools
 
 import hypothesis
 from hypothesis import strategies as st
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,13 +11,9 @@ import pytest
 from spec_jax.core import tree as tree_lib
 from spec_jax.core import types
 from spec_jax.drafters import prompt_lookup
+from tests import rounds
 
 CAPACITY = 24
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _propose(drafter, ctx):
-  return drafter.propose(None, (), ctx, None)[0]
 
 
 def propose(drafter, texts):
@@ -30,7 +24,7 @@ def propose(drafter, texts):
   ctx = types.Context(
       jnp.asarray(tokens), jnp.asarray([len(t) for t in texts], jnp.int32),
       None, None, None)
-  tree = _propose(drafter, ctx)
+  tree, _ = rounds.propose_from_text(drafter, (), ctx)
   tree_lib.check(tree)
   assert tree.q is None and tree.draw == "deterministic"
   assert tree.tokens[:, 0].tolist() == [text[-1] for text in texts]

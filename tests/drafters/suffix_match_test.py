@@ -1,10 +1,8 @@
 """Match lengths on the device against the automaton and against scans."""
 
-import functools
 
 import hypothesis
 from hypothesis import strategies as st
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,6 +14,7 @@ from spec_jax.drafters import prompt_lookup
 from spec_jax.drafters import suffix_match
 from spec_jax.executors import fused
 from spec_jax.stores import suffix_automaton
+from tests import rounds
 from tests import toy
 
 CAPACITY = 32
@@ -30,17 +29,12 @@ def context(texts):
       None, None, None)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _propose(drafter, state, ctx):
-  return drafter.propose(None, state, ctx, None)
-
-
 def propose(drafter, texts, state=None):
   """The drafted tokens of each row, and the state."""
   ctx = context(texts)
   if state is None:
     state = drafter.init(None, len(texts), CAPACITY)
-  tree, state = _propose(drafter, state, ctx)
+  tree, state = rounds.propose_from_text(drafter, state, ctx)
   return [np.asarray(tree.tokens)[row, 1:][valid].tolist()
           for row, valid in enumerate(np.asarray(tree.valid)[:, 1:])], state
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spec_jax.caches import dense
+from spec_jax.core import compiling
 from spec_jax.core import keys as keys_lib
 from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import system as system_lib
@@ -81,8 +82,7 @@ def decode(sys, weights, num_rows, num_tokens, root=0, seed=0,
 
 
 # Compiling is most of the cost, so the compiler is told not to try hard.
-_jit = functools.partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+_jit = functools.partial(jax.jit, compiler_options=compiling.ONCE)
 _decode = _jit(decoding.decode, static_argnums=(0, 4, 5))
 
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spec_jax.core import compiling
 from spec_jax.core import tree as tree_lib
 from spec_jax.core import types
 from spec_jax.verifiers import enumeration
@@ -83,8 +84,7 @@ def _grow(problem, tree, node, kids):
 
 
 # Compiling is all of the cost, so the compiler is told not to try hard.
-jit = functools.partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+jit = functools.partial(jax.jit, compiler_options=compiling.ONCE)
 
 
 @functools.partial(jit, static_argnums=0)

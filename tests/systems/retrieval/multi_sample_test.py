@@ -1,8 +1,6 @@
 """Samples of one prompt copy from each other and stay independent samples."""
 
-import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,15 +13,11 @@ from spec_jax.executors import decoding
 from spec_jax.executors import fused
 from spec_jax.systems.retrieval import multi_sample
 from tests import chi_square
+from tests import rounds
 from tests import toy
 from tests.conformance import runs
 
 DRAFTER = multi_sample.Consensus(toy.VOCAB, 4, 3, 0.5, False)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _propose(drafter, start, ctx):
-  return drafter.propose(None, start, ctx, None)[0]
 
 
 def propose(texts, prompt_length, drafter=DRAFTER):
@@ -33,7 +27,7 @@ def propose(texts, prompt_length, drafter=DRAFTER):
   ctx = types.Context(jnp.asarray(tokens), jnp.asarray(
       [len(text) for text in texts], jnp.int32), None, None, None)
   start = jnp.full((len(texts),), prompt_length, jnp.int32)
-  tree = _propose(drafter, start, ctx)
+  tree, _ = rounds.propose_from_text(drafter, start, ctx)
   return [tree.tokens[row, 1:][np.asarray(tree.valid[row, 1:])].tolist()
           for row in range(len(texts))]
 
