@@ -5,18 +5,15 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
 import dataclasses
-import gc
-import os
-import pathlib
 import sys
 from typing import Any
 
 from absl import flags
-import jax
 import jax.numpy as jnp
 
 from experiments import errors
 from experiments import listed
+from experiments import process
 import spec_jax
 from spec_jax import systems
 from spec_jax.core import keys as keys_lib
@@ -28,9 +25,6 @@ from spec_jax.trees import shapes
 from spec_jax.verifiers import walk
 
 BASELINE = "autoregressive"
-_ROOT = pathlib.Path(__file__).parent.parent
-_LEAST_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
-_SOURCE_LINES = "JAX_TRACEBACK_IN_LOCATIONS_LIMIT"
 _TRUTH = {"true": True, "yes": True, "1": True,
           "false": False, "no": False, "0": False}
 
@@ -64,8 +58,8 @@ def launch(doc: str, define_fn: Callable[[flags.FlagValues], None],
     run_fn: the program; returns the exit code.
     argv: arguments without the program's name; default: the process's.
   """
-  keep_compilations()
-  trace_quickly()
+  process.keep_compilations()
+  process.trace_quickly()
   values = flags.FlagValues()
   flags.DEFINE_bool("help", False, "Show this text and end.",
                     short_name="h", flag_values=values)
@@ -95,37 +89,8 @@ def launch(doc: str, define_fn: Callable[[flags.FlagValues], None],
     return 130
 
 
-def keep_compilations() -> None:
-  """Lets JAX keep compiled programs on disk, so that a second run starts soon.
-
-  In the folder that the Makefile also names, or the user's cache where this is
-  not a checkout. Whoever configured JAX's cache is left alone.
-  """
-  if jax.config.jax_compilation_cache_dir is not None:
-    return
-  folder = _ROOT / ".cache" / "jax"
-  if not (_ROOT / "Makefile").exists():
-    home = os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")
-    folder = pathlib.Path(home) / "spec_jax" / "jax"
-  jax.config.update("jax_compilation_cache_dir", str(folder))
-  if _LEAST_SECONDS not in os.environ:
-    jax.config.update(_LEAST_SECONDS.lower(), 0.5)
-
-
-def trace_quickly() -> None:
-  """Makes tracing a seventh cheaper, for the whole process.
-
-  Programs get no source lines (nobody reads them; whoever configured their
-  number is left alone), and the collector of cycles looks less often at what
-  tracing leaves behind.
-  """
-  if _SOURCE_LINES not in os.environ:
-    jax.config.update(_SOURCE_LINES.lower(), 0)
-  gc.set_threshold(500_000, 50, 50)
-
-
 def define_models(values: flags.FlagValues) -> None:
-  """--bundle, --hf, --hf_draft, --draft_head, --dtype, --backend."""
+  """The flags of which models, in which types, computed by what."""
   flags.DEFINE_string(
       "bundle", "tiny-python", "A shipped bundle"
       f" ({', '.join(spec_jax.models.bundle.shipped_names()) or 'none'}) or a"
@@ -143,11 +108,14 @@ def define_models(values: flags.FlagValues) -> None:
       flag_values=values)
   flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16", "float16"),
                     "Of parameters and computation.", flag_values=values)
+  flags.DEFINE_enum("target_weights", None, ("bfloat16",), "Of the factors of"
+                    " the target's products, in place of --dtype.",
+                    flag_values=values)
   flags.DEFINE_enum(
       "backend", "auto", backend_lib.BACKENDS, "Of attention and verification:"
       " kernels where they are known to pay, wherever the device has them"
-      " (interpreted on a CPU: slow), or never. Shapes, types, rules and walks"
-      " that no kernel takes are left to XLA.", flag_values=values)
+      " (interpreted on a CPU: slow), or never. What no kernel takes is left to"
+      " XLA.", flag_values=values)
 
 
 def define_systems(values: flags.FlagValues, default: Sequence[str] | None,
@@ -197,6 +165,8 @@ def load_models(values: flags.FlagValues) -> spec_jax.Bundle:
                        " and need one.")
     if values.draft_head is not None:
       bundle = _with_draft(bundle, values.draft_head)
+    if values.target_weights is not None:
+      bundle = bundle.with_target_weights(jnp.dtype(values.target_weights))
   return bundle.with_backend(values.backend)
 
 

@@ -52,6 +52,9 @@ def define(values: flags.FlagValues) -> None:
                        " decodes faster.", lower_bound=0, flag_values=values)
   flags.DEFINE_string("torch_device", None, "Default: cuda if torch has it,"
                       " else cpu.", flag_values=values)
+  flags.DEFINE_enum("torch_dtype", "auto", ("auto", "float32", "bfloat16"),
+                    "Of transformers' parameters and computation; auto: as"
+                    " --dtype.", flag_values=values)
 
 
 def run(values: flags.FlagValues) -> int:

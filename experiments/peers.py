@@ -11,6 +11,8 @@ import pathlib
 import time
 from typing import Any
 
+import jax
+
 import spec_jax
 from spec_jax.evaluation import clock as clock_lib
 from spec_jax.models import export
@@ -56,13 +58,14 @@ class Transformers:
   """Target and draft of a bundle, exported and loaded by `transformers`."""
 
   def __init__(self, bundle: spec_jax.Bundle, folder: pathlib.Path,
-               device: str | None = None):
+               device: str | None = None, dtype: str = "auto"):
     """Exports and loads.
 
     Args:
       bundle: with a model "draft" for assisted generation.
       folder: for the exported models.
       device: of torch; default: a GPU if there is one.
+      dtype: of their parameters and computation; "auto": of ours.
 
     Raises:
       ValueError: the extra is not installed, or the models are no Llamas.
@@ -76,10 +79,12 @@ class Transformers:
     models = {"target": bundle.target} | {
         k: m for k, m in bundle.models.items() if k == "draft"}
     for name, model in models.items():
-      export.save_hf(folder / name, model, bundle.params[name],
-                     bundle.tokenizer)
+      # Narrow weights keep their values.
+      params = jax.tree.map(
+          lambda a, model=model: a.astype(model.dtype), bundle.params[name])
+      export.save_hf(folder / name, model, params, bundle.tokenizer)
       loaded = transformers.AutoModelForCausalLM.from_pretrained(
-          folder / name, dtype="auto")
+          folder / name, dtype=dtype)
       self._models[name] = loaded.to(self.device).eval()
     self._models["target"].register_forward_pre_hook(self._count)
 

@@ -22,6 +22,7 @@ from spec_jax.evaluation import ahead
 from spec_jax.evaluation import equality
 from spec_jax.evaluation import workload as workload_lib
 from spec_jax.executors import decoding
+from spec_jax.models import products
 from spec_jax.verifiers import matching
 
 # Draft and target laws that disagree, agree, and disagree strongly.
@@ -108,7 +109,8 @@ def _explain_sampled(found, text, result, work):
   noisy = np.asarray(jnp.log(law) - jnp.log(noise), np.float64)
   gap = abs(noisy[found.expected] - noisy[found.actual])
   scale = max(1.0, float(jnp.abs(logits).max())) / result.temperature
-  is_tie = gap <= float(jnp.finfo(model.dtype).eps) ** 0.5 * scale
+  rounding = products.precision(model.dtype, result.choice.params.target)
+  is_tie = gap <= rounding ** 0.5 * scale
   verdict = "a near-tie that rounding can decide" if is_tie else (
       "more than rounding explains")
   return is_tie, (f"{found.explain()} With the noise of that position the two"

@@ -27,9 +27,9 @@ jax.config.update("jax_default_matmul_precision", "highest")
 import pytest  # pylint: disable=g-import-not-at-top
 
 from experiments import cells  # pylint: disable=g-import-not-at-top
-from experiments import common  # pylint: disable=g-import-not-at-top
+from experiments import process  # pylint: disable=g-import-not-at-top
 
-common.trace_quickly()  # Which costs tests more than compiling.
+process.trace_quickly()  # Which costs tests more than compiling.
 
 _BY_NAME = {"conformance", "exactness"}
 # What `make test-fast` leaves out, but for tests of these systems.

@@ -7,6 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from spec_jax.models import products
+
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
@@ -88,9 +90,9 @@ def _scored(found, prefix, model, params):
   logits = model.score(params, jnp.asarray([prefix], jnp.int32)).logits
   logits = np.asarray(logits[0, -1], np.float64)
   second, best = (int(t) for t in np.argsort(logits, kind="stable")[-2:])
-  # Half the digits of the dtype: errors grow over layers and long sums.
+  # Half the digits of the products: errors grow over layers and long sums.
   scale = np.abs(logits[np.isfinite(logits)]).max(initial=1.0)
-  rounding = float(jnp.finfo(model.dtype).eps) ** 0.5 * scale
+  rounding = products.precision(model.dtype, params) ** 0.5 * scale
   return dataclasses.replace(
       found, best=(best, second), gap=float(logits[best] - logits[second]),
       rounding=float(rounding))

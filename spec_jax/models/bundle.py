@@ -21,6 +21,7 @@ from spec_jax.models import checkpoint
 from spec_jax.models import config as config_lib
 from spec_jax.models import contract
 from spec_jax.models import part_file
+from spec_jax.models import products
 from spec_jax.models import tokenizer as tokenizer_lib
 
 SHIPPED = pathlib.Path(__file__).parent.parent / "data"
@@ -69,6 +70,16 @@ class Bundle:
         self, target=self.target.with_backend(backend),
         models={name: model.with_backend(backend)
                 for name, model in self.models.items()})
+
+  def with_target_weights(self, dtype: jnp.dtype) -> "Bundle":
+    """The same, the target's matrices in `dtype`, see `products.narrowed`.
+
+    Raises:
+      ValueError: the range of `dtype` is too small.
+    """
+    return dataclasses.replace(self, params={
+        **self.params,
+        "target": products.narrowed(self.params["target"], dtype)})
 
   def with_head(self, name: str, hyper: dict[str, Any], params: Any
                 ) -> "Bundle":

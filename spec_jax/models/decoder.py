@@ -81,7 +81,7 @@ class Linear(nn.Module):
         out_axis=tuple(range(num_in, num_in + len(self.out_shape))))
     kernel = self.param(
         "kernel", init, self.in_shape + self.out_shape, jnp.float32)
-    y = products.matmul(x, kernel.astype(self.dtype), num_in)
+    y = products.matmul(x, kernel, num_in)
     if self.use_bias:
       bias = self.param(
           "bias", nn.initializers.zeros, self.out_shape, jnp.float32)
@@ -271,7 +271,7 @@ class Decoder(nn.Module):
 
   def embed(self, tokens):
     """`i32[B, T]` -> `[B, T, E]`, scaled as the architecture asks."""
-    x = self.embedding.astype(self.dtype)[tokens]
+    x = self.embedding[tokens].astype(self.dtype)
     if self.config.embed_scale != 1.0:
       x = x * jnp.asarray(self.config.embed_scale, self.dtype)
     return x
@@ -284,9 +284,7 @@ class Decoder(nn.Module):
     c = self.config
     head = self.embedding if c.tie_embeddings else self.head
     head = head if ids is None else head[ids]
-    logits = jax.lax.dot_general(
-        x, head.astype(self.dtype), (((x.ndim - 1,), (1,)), ((), ())),
-        preferred_element_type=jnp.float32)
+    logits = products.logits(x, head)
     if c.final_softcap:
       logits = c.final_softcap * jnp.tanh(logits / c.final_softcap)
     if c.real_vocab_size is not None:

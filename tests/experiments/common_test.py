@@ -1,6 +1,5 @@
 """Which systems a program builds."""
 
-import pathlib
 
 from absl import flags
 import jax
@@ -49,47 +48,6 @@ def test_the_backend_of_the_models_is_that_of_verification(tiny):
   assert choices[1].system.walk is block.system.walk  # It has no kernel.
   baseline = common.baseline_of(asked, choices[0])
   assert baseline.system.walk == walk.Walk("xla")
-
-
-@pytest.fixture
-def cache_folder():
-  """Where JAX keeps programs; as before, afterwards."""
-  names = ("jax_compilation_cache_dir",
-           "jax_persistent_cache_min_compile_time_secs")
-  before = {name: getattr(jax.config, name) for name in names}
-  yield lambda: jax.config.jax_compilation_cache_dir
-  for name, value in before.items():
-    jax.config.update(name, value)
-
-
-def test_programs_are_kept_where_the_makefile_keeps_them(cache_folder):
-  jax.config.update("jax_compilation_cache_dir", None)
-  common.keep_compilations()
-  root = pathlib.Path(__file__).parents[2]
-  assert pathlib.Path(cache_folder()) == root / ".cache" / "jax"
-  assert "$(CURDIR)/.cache/jax" in (root / "Makefile").read_text()
-
-
-def test_a_cache_of_ones_own_is_left_alone(cache_folder):
-  jax.config.update("jax_compilation_cache_dir", "/some/where")
-  common.keep_compilations()
-  assert cache_folder() == "/some/where"
-
-
-def test_source_lines_that_were_asked_for_stay(monkeypatch):
-  name = "jax_traceback_in_locations_limit"
-  before = getattr(jax.config, name)
-  try:
-    monkeypatch.delenv(name.upper(), raising=False)
-    jax.config.update(name, 7)
-    common.trace_quickly()
-    assert getattr(jax.config, name) == 0
-    monkeypatch.setenv(name.upper(), "7")
-    jax.config.update(name, 7)
-    common.trace_quickly()
-    assert getattr(jax.config, name) == 7
-  finally:
-    jax.config.update(name, before)
 
 
 def raising(error, *argv):
