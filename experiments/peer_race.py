@@ -70,7 +70,8 @@ def run(values: flags.FlagValues) -> int:
     if not bundle.prompts:
       raise ValueError(f"{bundle.name} comes without prompts; use a bundle"
                        " with some: --bundle.")
-    peer = peers.Transformers(bundle, folder / "models", values.torch_device)
+    peer = peers.Transformers(bundle, folder / "models", values.torch_device,
+                              values.torch_dtype)
     peer.set_threads(values.torch_threads, bundle.tokenizer.encode(
         bundle.prompts[0])[-values.max_prompt_tokens:])
   rows, is_equal = [], True

@@ -40,7 +40,8 @@ def define(values: flags.FlagValues) -> None:
   common.define_decoding(values, ("0",), 64)
   sizes = functools.partial(flags.DEFINE_list, flag_values=values)
   sizes("batch", ["1", "2", "4", "8", "16", "32"], "Batch sizes.")
-  sizes("prefix", ["128", "512", "2048", "8192"], "Prefix lengths.")
+  sizes("prefix", ["128", "512", "1024", "2048", "4096", "8192"],
+        "Prefix lengths.")
   sizes("nodes", ["1", "4", "7", "16", "31", "64", "127"], "Nodes of the tree:"
         f" 1 + {scaling_lab.LEVELS} for each child of the root.")
   sizes("devices", ["1", "2"], "Host devices; CPU only.")
