@@ -53,7 +53,11 @@ def narrowed(params: Any, dtype: jnp.dtype) -> Any:
     raise ValueError(f"weights in {jnp.dtype(dtype).name}: activations are"
                      " rounded to the type of the weights, whose range must be"
                      " that of float32; bfloat16 has it.")
-  return jax.tree.map(lambda a: a.astype(dtype) if a.ndim > 1 else a, params)
+  # Biases of several heads have several axes.
+  is_factor = lambda path, a: a.ndim > 1 and (
+      getattr(path[-1], "key", None) != "bias")
+  return jax.tree.map_with_path(
+      lambda path, a: a.astype(dtype) if is_factor(path, a) else a, params)
 
 
 def precision(dtype: jnp.dtype, params: Any) -> float:

@@ -13,6 +13,7 @@ from spec_jax.core import keys as keys_lib
 from spec_jax.core import sampling as sampling_lib
 from spec_jax.evaluation import equality
 from spec_jax.executors import hosted
+from spec_jax.models import contract
 from spec_jax.models import products
 from tests import toy
 
@@ -63,10 +64,13 @@ def test_a_single_row_is_that_row_among_others():
 
 
 def test_matrices_are_narrowed_and_vectors_are_not():
-  params = toy.pair().params["target"]
+  model = contract.decoder_model(toy.config(num_layers=1, qkv_bias=True))
+  params = jax.jit(model.init)(jax.random.key(0))
   narrow = products.narrowed(params, SHORT)
-  for old, new in zip(jax.tree.leaves(params), jax.tree.leaves(narrow)):
-    assert new.dtype == (SHORT if old.ndim > 1 else old.dtype)
+  types = {path[-1].key: leaf.dtype
+           for path, leaf in jax.tree.leaves_with_path(narrow)}
+  assert types == {"embedding": SHORT, "head": SHORT, "kernel": SHORT,
+                   "scale": jnp.float32, "bias": jnp.float32}
   assert products.precision(jnp.float32, params) == 2.0 ** -23
   assert products.precision(jnp.float32, narrow) == 2.0 ** -7
   with pytest.raises(ValueError, match="float16.*range.*bfloat16"):
