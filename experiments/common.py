@@ -90,7 +90,7 @@ def launch(doc: str, define_fn: Callable[[flags.FlagValues], None],
 
 
 def define_models(values: flags.FlagValues) -> None:
-  """The flags of which models, in which types, computed by what."""
+  """--bundle, --hf, --hf_draft, --draft_head, the types and the backend."""
   flags.DEFINE_string(
       "bundle", "tiny-python", "A shipped bundle"
       f" ({', '.join(spec_jax.models.bundle.shipped_names()) or 'none'}) or a"
@@ -108,14 +108,15 @@ def define_models(values: flags.FlagValues) -> None:
       flag_values=values)
   flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16", "float16"),
                     "Of parameters and computation.", flag_values=values)
-  flags.DEFINE_enum("target_weights", None, ("bfloat16",), "Of the factors of"
-                    " the target's products, in place of --dtype.",
-                    flag_values=values)
+  flags.DEFINE_enum(
+      "target_weights", None, ("bfloat16",), "Type of the target's matrices, in"
+      " which its products take their factors; default: --dtype. All the rest"
+      " stays in --dtype, and so do draft models.", flag_values=values)
   flags.DEFINE_enum(
       "backend", "auto", backend_lib.BACKENDS, "Of attention and verification:"
       " kernels where they are known to pay, wherever the device has them"
-      " (interpreted on a CPU: slow), or never. What no kernel takes is left to"
-      " XLA.", flag_values=values)
+      " (interpreted on a CPU: slow), or never. Shapes, types, rules and walks"
+      " that no kernel takes are left to XLA.", flag_values=values)
 
 
 def define_systems(values: flags.FlagValues, default: Sequence[str] | None,

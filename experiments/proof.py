@@ -22,7 +22,6 @@ from spec_jax.evaluation import ahead
 from spec_jax.evaluation import equality
 from spec_jax.evaluation import workload as workload_lib
 from spec_jax.executors import decoding
-from spec_jax.models import products
 from spec_jax.verifiers import matching
 
 # Draft and target laws that disagree, agree, and disagree strongly.
@@ -108,13 +107,11 @@ def _explain_sampled(found, text, result, work):
   noise = sampling_lib.clocks(key, law.size, law.dtype)
   noisy = np.asarray(jnp.log(law) - jnp.log(noise), np.float64)
   gap = abs(noisy[found.expected] - noisy[found.actual])
-  scale = max(1.0, float(jnp.abs(logits).max())) / result.temperature
-  rounding = products.precision(model.dtype, result.choice.params.target)
-  is_tie = gap <= rounding ** 0.5 * scale
-  verdict = "a near-tie that rounding can decide" if is_tie else (
-      "more than rounding explains")
+  rounding = equality.rounding(
+      model, result.choice.params.target, np.asarray(logits))
+  is_tie = bool(gap <= rounding / result.temperature)
   return is_tie, (f"{found.explain()} With the noise of that position the two"
-                  f" are {gap:.3g} apart: {verdict}.")
+                  f" are {gap:.3g} apart: {equality.VERDICTS[is_tie]}.")
 
 
 def spec_law(logits: jax.Array, temperature: float) -> jax.Array:

@@ -50,9 +50,9 @@ def run(values: flags.FlagValues) -> int:
     if min(*sizes, *counts) <= 0:
       raise ValueError(f"--megabytes={sizes} --rows={counts}, expected positive"
                        " numbers.")
-    if unknown := set(values.types) - {"float32", "bfloat16"}:
-      raise ValueError(f"--types: {sorted(unknown)} are neither float32 nor"
-                       " bfloat16.")
+    if not values.types or set(values.types) - {"float32", "bfloat16"}:
+      raise ValueError(f"--types={values.types}, expected float32, bfloat16 or"
+                       " both.")
     folder = report.make_folder(values.out)
   shape = config.d_model, 2 * config.d_ff
   rows = [row for size in sizes

@@ -9,6 +9,10 @@ import numpy as np
 
 from spec_jax.models import products
 
+# Of a difference, by whether it is a near-tie.
+VERDICTS = {True: "a near-tie that rounding can decide",
+            False: "more than rounding explains"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
@@ -45,8 +49,7 @@ class Difference:
             f" expected {show(self.expected)}, got {show(self.actual)}.")
     if self.gap is None:
       return text
-    verdict = ("a near-tie that rounding can decide" if self.is_near_tie
-               else "more than rounding explains")
+    verdict = VERDICTS[self.is_near_tie]
     return (f"{text} The target's best tokens there are {self.best[0]} and"
             f" {self.best[1]}, {self.gap:.3g} logits apart (rounding: up to"
             f" {self.rounding:.3g}): {verdict}.")
@@ -90,9 +93,20 @@ def _scored(found, prefix, model, params):
   logits = model.score(params, jnp.asarray([prefix], jnp.int32)).logits
   logits = np.asarray(logits[0, -1], np.float64)
   second, best = (int(t) for t in np.argsort(logits, kind="stable")[-2:])
-  # Half the digits of the products: errors grow over layers and long sums.
-  scale = np.abs(logits[np.isfinite(logits)]).max(initial=1.0)
-  rounding = products.precision(model.dtype, params) ** 0.5 * scale
   return dataclasses.replace(
       found, best=(best, second), gap=float(logits[best] - logits[second]),
-      rounding=float(rounding))
+      rounding=rounding(model, params, logits))
+
+
+def rounding(model: Any, params: Any, logits: np.ndarray) -> float:
+  """How far rounding may move the difference of two logits.
+
+  Half the digits of the products: errors grow over layers and long sums.
+
+  Args:
+    model: that computed them; its `dtype` is read.
+    params: of the model.
+    logits: `f[V]`; tokens that cannot be drawn do not count.
+  """
+  scale = np.abs(logits[np.isfinite(logits)]).max(initial=1.0)
+  return float(products.precision(model.dtype, params) ** 0.5 * scale)

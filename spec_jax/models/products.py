@@ -31,7 +31,7 @@ def matmul(x: jax.Array, kernel: jax.Array, num_in: int) -> jax.Array:
     `[..., out]` in the dtype of `x`.
   """
   short = _narrower(x.dtype, kernel.dtype)
-  return _matmul(x.astype(short), kernel.astype(short), num_in, x.dtype)
+  return _matmul(x.astype(short), kernel.astype(short), num_in).astype(x.dtype)
 
 
 def logits(x: jax.Array, table: jax.Array) -> jax.Array:
@@ -72,10 +72,10 @@ def _narrower(first, second):
   return min(first, second, key=lambda dtype: jnp.finfo(dtype).bits)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _matmul(x, kernel, num_in, dtype):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _matmul(x, kernel, num_in):
   axes = tuple(range(x.ndim - num_in, x.ndim))
-  return _dot_rows(x, kernel, axes, tuple(range(num_in))).astype(dtype)
+  return _dot_rows(x, kernel, axes, tuple(range(num_in)))
 
 
 def _dot_rows(x, kernel, x_axes, kernel_axes):
@@ -103,12 +103,11 @@ def _dot(a, b, a_axes, b_axes):
       preferred_element_type=jnp.float32 if _is_short(a) else a.dtype)
 
 
-def _forward(x, kernel, num_in, dtype):
-  return _matmul(x, kernel, num_in, dtype), (x, kernel)
+def _forward(x, kernel, num_in):
+  return _matmul(x, kernel, num_in), (x, kernel)
 
 
-def _backward(num_in, dtype, saved, grad):
-  del dtype
+def _backward(num_in, saved, grad):
   x, kernel = saved
   grad = grad.astype(x.dtype)
   num_out, num_rows = kernel.ndim - num_in, x.ndim - num_in

@@ -46,6 +46,12 @@ def test_near_tie_is_one_between_the_two_best(actual, near):
   assert found.is_near_tie == near
 
 
+def test_tokens_that_cannot_be_drawn_leave_rounding_finite():
+  params = [5., 1.]
+  assert equality.rounding(Table(), params, np.asarray([-np.inf, 4., -8.])) == (
+      pytest.approx(8 * 2.0 ** -11.5))
+
+
 def test_a_text_that_ends_early_differs():
   found = equality.first_difference([[1, 2]], [[1, 2, 3]])
   assert (found.position, found.expected, found.actual) == (2, None, 3)

@@ -1,6 +1,5 @@
 """Which systems a program builds."""
 
-
 from absl import flags
 import jax
 import pytest

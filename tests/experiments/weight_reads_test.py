@@ -25,7 +25,7 @@ def test_all_cases_are_timed_and_sized(tiny, tmp_path, capsys):
 
 @pytest.mark.parametrize("flag,message", [
     ("--megabytes=-1", "positive"), ("--rows=x", "whole number"),
-    ("--types=int8", "int8")])
+    ("--types=int8", "int8"), ("--types=", "float32")])
 def test_bad_flags(flag, message, tiny, tmp_path, capsys):
   assert weight_reads.main([f"--bundle={tiny}", flag, f"--out={tmp_path}"]) == 2
   assert message in capsys.readouterr().err

@@ -16,6 +16,7 @@ from spec_jax.executors import hosted
 from spec_jax.models import contract
 from spec_jax.models import products
 from tests import toy
+from tests.executors import cases
 
 SHORT = jnp.bfloat16
 X, KERNEL = (np.asarray(jax.random.normal(jax.random.key(seed), shape))
@@ -54,10 +55,9 @@ def test_gradients_take_narrow_factors_too():
 def test_a_single_row_is_that_row_among_others():
   x, kernel = jnp.asarray(X, SHORT)[:1], jnp.asarray(KERNEL, SHORT)
   table = kernel.reshape(4, -1)
-  for product, rows in (
-      (lambda x: products.matmul(x, kernel, 2), x),
-      (lambda x: products.logits(x, table), x[..., 0, :].repeat(6, -1))):
-    rows = rows if product(rows).ndim == 4 else rows[..., :table.shape[1]]
+  flat = jnp.tile(x[..., 0, :], 6)
+  for product, rows in ((lambda x: products.matmul(x, kernel, 2), x),
+                        (lambda x: products.logits(x, table), flat)):
     np.testing.assert_allclose(
         np.asarray(product(rows[:, :1]), np.float32),
         np.asarray(product(rows), np.float32)[:, :1], 1e-6)
@@ -89,20 +89,15 @@ def test_drafts_change_no_text_of_a_target_with_narrow_weights(name):
   found = equality.first_difference(
       *texts, model=bundle.target, params=bundle.params["target"])
   assert found is None or found.is_near_tie, found.explain()
-  assert any(len(set(text)) > 4 for text in texts[0])
+  assert any(len(set(text[-8:])) > 3 for text in texts[0])  # Emitted ones.
 
 
 def _greedy(bundle, name):
   """Prompts with their greedy texts."""
   system, params = systems.build(name, bundle)
-  system = system.with_sampling(sampling_lib.GREEDY)
-  prompts = toy.prompts((4, 7))
-  decoded = hosted.executor_for(system).run(
-      system, params, prompts, keys_lib.row_keys(0, 2), 8)
-  return [
-      [*np.asarray(prompt[:start]), *np.asarray(row[:length])]
-      for prompt, start, row, length in zip(
-          prompts.tokens, prompts.length, decoded.tokens, decoded.length)]
+  return cases.texts(hosted.executor_for(system).run(
+      system.with_sampling(sampling_lib.GREEDY), params, toy.prompts((4, 7)),
+      keys_lib.row_keys(0, 2), 8))
 
 
 def test_a_bundle_narrows_its_target_only():

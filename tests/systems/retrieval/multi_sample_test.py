@@ -1,6 +1,5 @@
 """Samples of one prompt copy from each other and stay independent samples."""
 
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
