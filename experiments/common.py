@@ -191,6 +191,7 @@ class Choice:
     hyper: all its hyper-parameters, defaults included.
     exact: whether it claims to be, for the target that it decodes.
     baseline: the name of plain decoding of that target.
+    defers_temperature: see `executors.fused.Fused`.
   """
 
   name: str
@@ -199,10 +200,12 @@ class Choice:
   hyper: dict[str, Any]
   exact: bool
   baseline: str = BASELINE
+  defers_temperature: bool = False
 
   @property
   def executor(self) -> fused.Fused:
-    return hosted.executor_for(self.system)
+    return hosted.executor_for(
+        self.system, defers_temperature=self.defers_temperature)
 
   def at(self, temperature: float) -> spec_jax.System:
     return self.system.with_sampling(spec_jax.Sampling(temperature))

@@ -75,8 +75,9 @@ def rehearsals(choices: Sequence[common.Choice],
                ) -> list[Callable[[], None]]:
   """Functions that compile what `race` runs of first turns.
 
-  One for each system and temperature. A system's temperatures share its
-  prefill, so they stand far apart: side by side both would compile it.
+  One for each system and temperature, or for each system that defers it. A
+  system's temperatures share its prefill, so they stand far apart: side by side
+  both would compile it.
   """
   def rehearse(choice, temperature):
     system, clock = choice.at(temperature), clock_lib.Clock(choice.executor)
@@ -84,7 +85,9 @@ def rehearsals(choices: Sequence[common.Choice],
       clock.warm(system, choice.params, prompts, keys, work.max_new_tokens)
 
   return [functools.partial(rehearse, choice, temperature)
-          for temperature in temperatures for choice in choices]
+          for temperature in temperatures for choice in choices
+          if temperature == temperatures[0]
+          or not choice.executor.defers(choice.system)]
 
 
 def forwards_of(choices: Sequence[common.Choice], temperature: float,
@@ -147,7 +150,7 @@ def with_audit(result: Result, work: workload_lib.Workload) -> Result:
   judged = walk.is_plain(result.choice.system.walk)
   audit = acceptance.audit(
       result.choice.at(result.temperature), result.choice.params, work,
-      optimum if judged else lambda *_: None)
+      optimum if judged else lambda *_: None, result.choice.executor)
   return dataclasses.replace(result, audit=audit)
 
 

@@ -1,7 +1,11 @@
 """From logits to the law that is sampled: one function for p and q alike."""
 
+from collections.abc import Callable
 import dataclasses
+import functools
 import math
+from typing import Any
+from typing import ClassVar
 
 import chex
 import jax
@@ -80,7 +84,15 @@ class Sampling:
       logits = _penalise(logits, seen, self.repetition_penalty)
     if self.is_greedy:
       return greedy_law(logits)
-    return jax.nn.softmax(self.truncate(logits / self.temperature), axis=-1)
+    # As XLA would divide by a constant; `Deferred` must give the same bits.
+    logits = logits * jnp.reciprocal(
+        jnp.asarray(self.temperature, logits.dtype))
+    return jax.nn.softmax(self.truncate(logits), axis=-1)
+
+  def decide(self, fn: Callable[["Sampling", jax.Array], Any],
+             logits: jax.Array) -> Any:
+    """`fn(sampling, logits)`; what takes a `Deferred` asks this way."""
+    return fn(self, logits)
 
   def truncate(self, logits: jax.Array) -> jax.Array:
     """Sets the logits outside top-k, top-p and min-p to -inf."""
@@ -93,6 +105,53 @@ class Sampling:
       floor = logits.max(-1, keepdims=True) + math.log(self.min_p)
       logits = jnp.where(logits >= floor, logits, -jnp.inf)
     return logits
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Deferred:
+  """A `Sampling` whose temperature is known when the program runs, 0 or not.
+
+  It lives within one trace: there, everything but the temperature is static.
+
+  Attributes:
+    sampling: all but the temperature, which is 1.
+    temperature: `f32[]`, as `Sampling` would take it.
+  """
+
+  is_greedy: ClassVar[bool] = False  # As far as a trace can tell.
+
+  sampling: Sampling
+  temperature: jax.Array
+
+  @property
+  def needs_seen(self) -> bool:
+    return self.sampling.needs_seen
+
+  @property
+  def repetition_penalty(self) -> float:
+    return self.sampling.repetition_penalty
+
+  def decide(self, fn: Callable[[Sampling, jax.Array], Any],
+             logits: jax.Array) -> Any:
+    """`fn` of a greedy sampling, or of one at temperature 1 and its logits.
+
+    A penalty, too, gives the same law whether it comes before the temperature
+    or after it.
+    """
+    greedy = dataclasses.replace(self.sampling, temperature=0.0)
+    if jnp.finfo(logits.dtype).bits < 32:
+      logits = logits.astype(jnp.float32)
+    scaled = lambda logits: logits * jnp.reciprocal(
+        self.temperature.astype(logits.dtype))
+    return jax.lax.cond(
+        self.temperature == 0, functools.partial(fn, greedy),
+        lambda logits: fn(self.sampling, scaled(logits)), logits)
+
+  def probs(self, logits: jax.Array, seen: jax.Array | None = None
+            ) -> jax.Array:
+    """See `Sampling.probs`."""
+    return self.decide(
+        lambda sampling, logits: sampling.probs(logits, seen), logits)
 
 
 def _require(name, value, holds_fn, expected, kind=(int, float)):

@@ -88,6 +88,16 @@ def check_compatible(system: System) -> None:
         f" {min(model.vocab_size, system.target.vocab_size)}.")
 
 
+def can_defer(system: System) -> bool:
+  """Whether one trace may serve temperature 0 and others alike.
+
+  At temperature 0 several random children of a node would all be the most
+  likely token: their drafter must know of it while it is traced.
+  """
+  return system.drafter.max_children == 1 or all(
+      draw in ("top_k", "deterministic") for draw in system.drafter.needs.draws)
+
+
 def draft_params(drafter: Any, params: types.Params) -> Any:
   """Those of a drafter's model, among all that the drafter has."""
   pick = getattr(drafter, "model_params", lambda own: own)
@@ -122,9 +132,10 @@ def judge(system: System, params: types.Params, state: types.DecodeState,
           ) -> tuple[types.DecodeState, types.Outcome]:
   """Forward, verify, stop, commit, update; returns what was decided."""
   out, riders = forward(system, params, state, tree, drafter)
-  verdict = system.walk(
-      system.verifier, system.sampling, tree, out.logits,
-      context(params, state))
+  ctx = context(params, state)
+  verdict = system.sampling.decide(
+      lambda sampling, logits: system.walk(
+          system.verifier, sampling, tree, logits, ctx), out.logits)
   verdict, status, emitted = stop(system, state, tree, out, verdict)
   tokens, length = append(state, emitted, verdict.count)
   outcome = types.Outcome(verdict, tree, out, tokens, length, riders)

@@ -230,9 +230,15 @@ class ChainDraftModel(level_drafter.ModelDrafter):
 
   def _draw(self, params, draw, ctx, sampling, loop, out, token_ids=None):
     """Draws a token from the last forward; asks whether to go on."""
-    law = sampling.probs(
-        out.logits, level_drafter.seen_among(loop.seen, token_ids))
-    token = self._token(draw, ctx, loop.index, out.logits, law, token_ids)
+    known = level_drafter.seen_among(loop.seen, token_ids)
+
+    def drawn(sampling, logits):
+      law = sampling.probs(logits, known)
+      if draw == "top_k" or sampling.is_greedy:
+        return law, sampling_lib.most_likely(logits[:, 0])
+      return law, self._token(draw, ctx, loop.index, law, token_ids)
+
+    law, token = sampling.decide(drawn, out.logits)
     drafted = types.Drafted(
         index=loop.index, confidence=jnp.take_along_axis(
             jax.nn.softmax(out.logits[:, 0].astype(jnp.float32)),
@@ -261,9 +267,7 @@ class ChainDraftModel(level_drafter.ModelDrafter):
         fresh=loop.fresh, seen=seen, handed=self.handed(out),
         control=rows_lib.where(loop.is_going, control, loop.control))
 
-  def _token(self, draw, ctx, index, logits, law, token_ids):
-    if draw == "top_k":
-      return sampling_lib.most_likely(logits[:, 0])
+  def _token(self, draw, ctx, index, law, token_ids):
     role, number = ((types.Role.EMIT, None) if draw == "coupled"
                     else (types.Role.DRAFT, index + 1))
     at = lambda key, position: sampling_lib.clocks(

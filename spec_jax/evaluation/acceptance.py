@@ -121,7 +121,8 @@ def _target_laws(model, sampling, params, tokens):
 
 
 def audit(system: system_lib.System, params: types.Params,
-          work: workload_lib.Workload, optimum_fn: OptimumFn) -> Audit | None:
+          work: workload_lib.Workload, optimum_fn: OptimumFn,
+          executor: fused.Fused | None = None) -> Audit | None:
   """Audits the first turns of a workload.
 
   Args:
@@ -130,13 +131,17 @@ def audit(system: system_lib.System, params: types.Params,
     work: what to decode.
     optimum_fn: the best acceptance, given p, q, the drafts and how they were
       drawn; this package does not judge itself.
+    executor: decodes, by default a `Fused()`; what its drafters learned from
+      other requests plays no part.
 
   Returns:
     None if nothing was drafted, or with the noise of the emitting draw.
   """
+  executor = executor or fused.Fused()
   hits, optima = [], []
   for prompts, keys in workload_lib.first_turns(work):
-    state, tries = _decode(system, params, prompts, keys, work.max_new_tokens)
+    state, tries = _decode(
+        executor, system, params, prompts, keys, work.max_new_tokens)
     if tries is None:
       return None
     for row in range(prompts.tokens.shape[0]):
@@ -154,7 +159,7 @@ def audit(system: system_lib.System, params: types.Params,
                float(noise))
 
 
-def _decode(system, params, prompts, keys, max_new_tokens):
+def _decode(executor, system, params, prompts, keys, max_new_tokens):
   """The last state and the tries of every round, as NumPy arrays.
 
   The tries are None without drafts, and where these share the emitting draw's
@@ -162,7 +167,7 @@ def _decode(system, params, prompts, keys, max_new_tokens):
   are proposed once more beside it, with the keys of their positions and so the
   same.
   """
-  executor = fused.Fused()
+  executor = dataclasses.replace(executor, memory={})
   state = executor.start(system, params, prompts, keys, max_new_tokens)
   drafts = _propose.eval_shape(system.drafter, system.sampling, params, state)
   if not drafts.depth or drafts.draw == "coupled":

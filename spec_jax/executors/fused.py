@@ -1,16 +1,27 @@
 """The whole decode on the device: one compilation, no host round trips."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from spec_jax.core import sampling as sampling_lib
+from spec_jax.core import system as system_lib
 from spec_jax.core import types
 from spec_jax.executors import decoding
 
 _start = jax.jit(decoding.start, static_argnums=(0, 5, 6))
 _rounds = jax.jit(decoding.rounds, static_argnums=0, donate_argnums=(2, 3))
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=(3, 4))
+def _rounds_at(system, temperature, params, state, counts, max_rounds):
+  """As `_rounds`; the temperature of `system` itself plays no part."""
+  system = system.with_sampling(
+      sampling_lib.Deferred(system.sampling, temperature))
+  return decoding.rounds(system, params, state, counts, max_rounds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +33,14 @@ class Fused:
     memory: what drafters with `needs.memory` learned from the requests of this
       executor, by target and drafter; a new executor knows nothing. It decides
       how fast later requests are, never what they say.
+    defers_temperature: whether systems that can (`core.system.can_defer`) take
+      the temperature as data: one compilation for all temperatures.
   """
 
   chunk: int = 128
   memory: dict[Any, Any] = dataclasses.field(
       default_factory=dict, compare=False, repr=False)
+  defers_temperature: bool = False
 
   def start(self, system, params, prompts, keys, max_new_tokens,
             capacity=None):
@@ -46,11 +60,20 @@ class Fused:
                   self.recall(system, params), prompts, keys, max_new_tokens,
                   capacity, self.chunk)
 
+  def defers(self, system) -> bool:
+    """Whether what decodes the system is compiled for all temperatures."""
+    return self.defers_temperature and system_lib.can_defer(system)
+
   def rounds(self, system, params, state, counts,
              max_rounds=decoding.UNLIMITED):
     """See `decoding.rounds`; state and counts are consumed."""
-    return _rounds(
-        system, self.recall(system, params), state, counts, max_rounds)
+    params = self.recall(system, params)
+    if not self.defers(system):
+      return _rounds(system, params, state, counts, max_rounds)
+    temperature = jnp.float32(system.sampling.temperature)
+    one = dataclasses.replace(system.sampling, temperature=1.0)
+    return _rounds_at(system.with_sampling(one), temperature, params, state,
+                      counts, max_rounds)
 
   def finish(self, system, params, state, counts, prompts
              ) -> decoding.Decoded:

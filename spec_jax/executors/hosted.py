@@ -81,7 +81,7 @@ def _round(system, params, state, counts, hosted):
 class Hosted(fused.Fused):
   """As `fused.Fused`, but the loop over the rounds runs on the host.
 
-  Same start, same step, same text.
+  Same start, same step, same text. Temperatures are never deferred.
   """
 
   def start(self, system, params, prompts, keys, max_new_tokens,
@@ -92,6 +92,10 @@ class Hosted(fused.Fused):
     if not system.drafter.needs.host_store:
       return state
     return self._opened(system, state, state.drafter)
+
+  def defers(self, system) -> bool:
+    del system
+    return False
 
   def reopened(self, system, state: types.DecodeState) -> types.DecodeState:
     """The same state with a session of its own.
@@ -174,6 +178,7 @@ def on_device(system: system_lib.System, state: types.DecodeState
       jnp.zeros(shape, bool), jnp.zeros(shape[:1], jnp.float32))
 
 
-def executor_for(system: system_lib.System) -> fused.Fused:
-  """A new executor that can run the system."""
-  return Hosted() if system.drafter.needs.host_store else fused.Fused()
+def executor_for(system: system_lib.System, **options: Any) -> fused.Fused:
+  """A new executor, with these attributes, that can run the system."""
+  make = Hosted if system.drafter.needs.host_store else fused.Fused
+  return make(**options)

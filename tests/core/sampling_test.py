@@ -1,5 +1,6 @@
 """From logits to laws and draws, against oracles written with NumPy alone."""
 
+import dataclasses
 
 import hypothesis
 from hypothesis import strategies as st
@@ -105,6 +106,36 @@ def test_repetition_penalty(logits, penalty, seen, temperature):
 @_settings
 def test_all_steps_in_the_documented_order(logits, **settings):
   check_law(logits, repetition_penalty=1.3, seen=[0, 3], **settings)
+
+
+@hypothesis.given(
+    logits=_logits, temperature=st.sampled_from([0., .3, .8, 1., 2.]),
+    top_k=st.integers(0, 5), top_p=st.sampled_from([.6, 1.]),
+    penalty=st.sampled_from([1., 1.3]))
+@_settings
+def test_a_deferred_temperature_gives_the_law(
+    logits, temperature, top_k, top_p, penalty):
+  seen = jnp.arange(VOCAB) % 2 == 0
+  given = sampling.Sampling(
+      temperature, top_k=top_k, top_p=top_p, repetition_penalty=penalty)
+  later = sampling.Deferred(
+      dataclasses.replace(given, temperature=1.), jnp.float32(temperature))
+  logits = jnp.asarray(logits, jnp.float32)
+  expected, law = given.probs(logits, seen), later.probs(logits, seen)
+  if penalty == 1:
+    np.testing.assert_array_equal(law, expected)
+  else:  # Two roundings change places; a near tie may fall either way.
+    _, margin = oracle(
+        logits, temperature, top_k, top_p, 0., penalty, np.flatnonzero(seen))
+    hypothesis.assume(margin > 1e-5)
+    np.testing.assert_allclose(law, expected, rtol=0, atol=2e-6)
+
+
+def test_half_precision_logits_with_a_deferred_temperature():
+  logits = jnp.asarray([1., 2., .5], jnp.bfloat16)
+  law = sampling.Deferred(sampling.Sampling(), jnp.float32(.7)).probs(logits)
+  assert law.dtype == jnp.float32
+  np.testing.assert_array_equal(law, sampling.Sampling(.7).probs(logits))
 
 
 def test_half_precision_logits_give_a_float32_law():

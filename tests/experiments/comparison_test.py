@@ -1,5 +1,9 @@
 """Whatever is compiled ahead serves the race, the audit and the proof."""
 
+import dataclasses
+
+import pytest
+
 from experiments import common
 from experiments import comparison
 from experiments import proof
@@ -12,17 +16,23 @@ from spec_jax.executors import fused
 
 def _num_programs():
   # pylint: disable=protected-access
-  return fused._start._cache_size(), fused._rounds._cache_size()
+  return [program._cache_size()
+          for program in (fused._start, fused._rounds, fused._rounds_at)]
 
 
-def test_what_was_rehearsed_is_not_compiled_again(tiny):
+@pytest.mark.parametrize("is_deferred", [False, True])
+def test_what_was_rehearsed_is_not_compiled_again(tiny, is_deferred):
   bundle = spec_jax.load_bundle(tiny)
   choices, _ = common.choose(
       bundle, ["autoregressive", "speculative_sampling"], ["depth=2"])
+  choices = [dataclasses.replace(choice, defers_temperature=is_deferred)
+             for choice in choices]
   work = workload.Workload(
       prompts_lib.from_texts(bundle.prompts, "tiny")[:2], bundle.tokenizer,
       bundle.target.config.max_positions, 6)
-  ahead.together(comparison.rehearsals(choices, (0., .8), work))
+  rehearsals = comparison.rehearsals(choices, (0., .8), work)
+  assert len(rehearsals) == (2 if is_deferred else 4)
+  ahead.together(rehearsals)
   before = _num_programs()
   forwards = comparison.forwards_of(choices, .8, work)
   for temperature in (0., .8):

@@ -28,6 +28,7 @@ CHECKS = {
     "logits of a tree": texts.tree_logits,
     "greedy text": texts.greedy_text,
     "draft equal to target": texts.draft_equal_to_target,
+    "deferred temperature": texts.deferred_temperature,
     "budget": texts.budget,
     "end of text": texts.end_of_text,
     "coupled drafts": texts.coupled_drafts,

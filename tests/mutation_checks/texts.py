@@ -149,6 +149,19 @@ def _decode_toy(bundle, name, **hyper):
       _MAX_NEW)
 
 
+def deferred_temperature():
+  """Given when the program runs, a temperature decodes what it does static."""
+  system, params = systems.build(
+      "speculative_sampling", toy.bundle(), depth=2)
+  rows = toy.prompts(), keys_lib.row_keys(0, 4), _MAX_NEW
+  for temperature in (0.0, 0.5):
+    system = system.with_sampling(sampling_lib.Sampling(temperature))
+    given, later = (
+        fused.Fused(defers_temperature=defers).run(system, params, *rows)
+        for defers in (False, True))
+    np.testing.assert_array_equal(later.tokens, given.tokens)
+
+
 def budget():
   """No row is longer than its budget allows, and none is shorter."""
   system = markov.system(verifiers.get("recursive"), (2, 1), "iid")
