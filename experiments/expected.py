@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -90,7 +91,10 @@ class Estimate:
 
 def estimates(name: str, minutes: Sequence[float] = (10, 60),
               folder: pathlib.Path = FOLDER) -> list[Estimate]:
-  """What other budgets on CPU cores should give; none if no pace is known."""
+  """What budgets on CPU cores should give that were not tried on such.
+
+  None if no pace is known.
+  """
   budgets = sorted((budget for budget in of(name, folder)
                     if budget.batch and budget.accepted),
                    key=lambda budget: budget.windows)
@@ -103,6 +107,8 @@ def estimates(name: str, minutes: Sequence[float] = (10, 60),
   pace = paced[-1]
   found = []
   for wanted in minutes:
+    if any(math.isclose(b.minutes, wanted, rel_tol=.05) for b in paced):
+      continue  # It was tried.
     windows = pace.windows * wanted / pace.minutes
     # A device's windows are of more text and in larger batches: of as many,
     # cores made less.

@@ -359,4 +359,7 @@ BUGS = (
         'logits, fresh, {tap: record[f"{_TAP}{tap}"] for tap in taps})',
         'logits, fresh, {tap: jnp.roll(record[f"{_TAP}{tap}"], 1, 1)'
         " for tap in taps})", ("stored features",)),
+    Bug("sums of narrow products in narrow numbers", "models.products:_dot",
+        "jnp.float32 if _is_short(a) else a.dtype", "a.dtype",
+        ("narrow products",)),
 )

@@ -141,11 +141,10 @@ class Deferred:
     greedy = dataclasses.replace(self.sampling, temperature=0.0)
     if jnp.finfo(logits.dtype).bits < 32:
       logits = logits.astype(jnp.float32)
-    scaled = lambda logits: logits * jnp.reciprocal(
-        self.temperature.astype(logits.dtype))
+    rate = jnp.reciprocal(jnp.asarray(self.temperature, logits.dtype))
     return jax.lax.cond(
         self.temperature == 0, functools.partial(fn, greedy),
-        lambda logits: fn(self.sampling, scaled(logits)), logits)
+        lambda logits: fn(self.sampling, logits * rate), logits)
 
   def probs(self, logits: jax.Array, seen: jax.Array | None = None
             ) -> jax.Array:

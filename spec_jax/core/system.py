@@ -28,7 +28,8 @@ class System:
     make_cache: `(model, batch, capacity) -> cache`.
     walk: `(verifier, sampling, tree, logits, ctx) -> Verdict`, how the rule
       is carried through a tree.
-    sampling: logits to law, for target and draft alike.
+    sampling: logits to law, for target and draft alike; while a round is
+      traced, perhaps a `sampling.Deferred`.
     end_of_text: token id that ends a row, or None.
     tokenizer: for texts at the border; plays no part in a compilation.
   """

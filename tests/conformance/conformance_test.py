@@ -12,6 +12,7 @@ import pytest
 from spec_jax import systems
 from spec_jax.caches import dense
 from spec_jax.core import keys as keys_lib
+from spec_jax.core import sampling as sampling_lib
 from spec_jax.core import system as system_lib
 from spec_jax.core import types
 from spec_jax.drafters import feature_drafter
@@ -149,6 +150,9 @@ def test_a_round_keeps_the_state_and_its_forwards_can_be_timed_alone(name):
       lambda params, prompts, keys: decoding.start(
           system, params, prompts, keys, 8, runs.CAPACITY),
       params, toy.prompts(), keys_lib.row_keys(0, 4))
+  if system_lib.can_defer(system):  # All other tests trace the static one.
+    system = system.with_sampling(sampling_lib.Deferred(
+        dataclasses.replace(runs.WARPED, temperature=1.0), jnp.float32(0.8)))
   found = calls_lib.of_round(system, params, start)
   before, _ = hosted.on_device(system, start)
   after, info = found.after

@@ -49,4 +49,5 @@ CHECKS = {
     "suffix matches": parts.suffix_matches,
     "audited drafts": parts.audited_drafts,
     "stored features": parts.stored_features,
+    "narrow products": parts.narrow_products,
 }

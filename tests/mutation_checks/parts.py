@@ -12,6 +12,7 @@ from tests.drafters import token_head_drafter_test
 from tests.evaluation import acceptance_test
 from tests.models import decoder_test
 from tests.models import draft_vocabulary_test
+from tests.models import products_test
 from tests.stores import suffix_automaton_test
 from tests.systems.features import glide_test
 from tests.systems.features import jakiro_test
@@ -110,3 +111,8 @@ def stored_features():
         jax.numpy_dtype_promotion("standard")):  # As in all trainings.
     recorded_test.test_a_loss_does_not_tell_a_record_from_the_target(
         "features", pathlib.Path(folder))
+
+
+def narrow_products():
+  """Narrow factors, wide sums."""
+  products_test.test_factors_are_of_the_narrower_type_and_sums_of_float32()
