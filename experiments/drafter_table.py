@@ -101,7 +101,7 @@ def write(folder: pathlib.Path, flags: Mapping[str, Any],
                 _cells(rows)).items()]
   if any(bars for _, bars in groups):
     report.write_bytes(folder / "drafter_race.png", plots.comparison(
-        groups, "drafters of one target, as chains and as trees"))
+        groups, "drafters of one target"))
 
 
 def _bar(row):
