@@ -93,7 +93,7 @@ def estimates(name: str, minutes: Sequence[float] = (10, 60),
               folder: pathlib.Path = FOLDER) -> list[Estimate]:
   """What budgets on CPU cores should give that were not tried on such.
 
-  None if no pace is known.
+  Empty if no pace is known.
   """
   budgets = sorted((budget for budget in of(name, folder)
                     if budget.batch and budget.accepted),
