@@ -80,7 +80,8 @@ def run(values: flags.FlagValues) -> int:
   with common.clean_errors():
     check_shown(values, choices)
   # Half as many programs; the rounds become up to 3% slower, all alike.
-  choices = [dataclasses.replace(choice, defers_temperature=True)
+  defers = len(temperatures) > 1
+  choices = [dataclasses.replace(choice, defers_temperature=defers)
              for choice in common.with_baselines(bundle, choices)]
   work = make_workload(values, bundle)
   introduce(bundle, work, choices, skipped)

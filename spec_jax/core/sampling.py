@@ -78,16 +78,13 @@ class Sampling:
     Returns:
       `f[..., V]`, at least float32, rows sum to 1.
     """
-    if jnp.finfo(logits.dtype).bits < 32:
-      logits = logits.astype(jnp.float32)
+    logits = _wide(logits)
     if self.needs_seen:
       logits = _penalise(logits, seen, self.repetition_penalty)
     if self.is_greedy:
       return greedy_law(logits)
-    # As XLA would divide by a constant; `Deferred` must give the same bits.
-    logits = logits * jnp.reciprocal(
-        jnp.asarray(self.temperature, logits.dtype))
-    return jax.nn.softmax(self.truncate(logits), axis=-1)
+    return jax.nn.softmax(
+        self.truncate(_tempered(logits, self.temperature)), axis=-1)
 
   def decide(self, fn: Callable[["Sampling", jax.Array], Any],
              logits: jax.Array) -> Any:
@@ -139,12 +136,10 @@ class Deferred:
     or after it.
     """
     greedy = dataclasses.replace(self.sampling, temperature=0.0)
-    if jnp.finfo(logits.dtype).bits < 32:
-      logits = logits.astype(jnp.float32)
-    rate = jnp.reciprocal(jnp.asarray(self.temperature, logits.dtype))
     return jax.lax.cond(
         self.temperature == 0, functools.partial(fn, greedy),
-        lambda logits: fn(self.sampling, logits * rate), logits)
+        lambda logits: fn(
+            self.sampling, _tempered(logits, self.temperature)), logits)
 
   def probs(self, logits: jax.Array, seen: jax.Array | None = None
             ) -> jax.Array:
@@ -161,6 +156,21 @@ def _require(name, value, holds_fn, expected, kind=(int, float)):
     raise ValueError(f"{name}={value!r}, expected {expected} and finite.")
   if not holds_fn(value):
     raise ValueError(f"{name}={value!r}, expected {expected}.")
+
+
+def _wide(logits):
+  """At least float32."""
+  is_short = jnp.finfo(logits.dtype).bits < 32
+  return logits.astype(jnp.float32) if is_short else logits
+
+
+def _tempered(logits, temperature):
+  """Logits over a temperature, in the same bits whether it is static or not.
+
+  By a product, as XLA would divide by a constant.
+  """
+  logits = _wide(logits)
+  return logits * jnp.reciprocal(jnp.asarray(temperature, logits.dtype))
 
 
 def _penalise(logits, seen, penalty):

@@ -18,6 +18,7 @@ from tests import toy
 from tests.exactness import markov
 from tests.exactness import tree_law
 from tests.exactness import trees_test
+from tests.executors import deferred_test
 
 _MAX_NEW = 12
 
@@ -151,15 +152,8 @@ def _decode_toy(bundle, name, **hyper):
 
 def deferred_temperature():
   """Given when the program runs, a temperature decodes what it does static."""
-  system, params = systems.build(
-      "speculative_sampling", toy.bundle(), depth=2)
-  rows = toy.prompts(), keys_lib.row_keys(0, 4), _MAX_NEW
-  for temperature in (0.0, 0.5):
-    system = system.with_sampling(sampling_lib.Sampling(temperature))
-    given, later = (
-        fused.Fused(defers_temperature=defers).run(system, params, *rows)
-        for defers in (False, True))
-    np.testing.assert_array_equal(later.tokens, given.tokens)
+  deferred_test.assert_deferring_changes_nothing(*systems.build(
+      "speculative_sampling", toy.bundle(), depth=2))
 
 
 def budget():
